@@ -1,0 +1,167 @@
+"""One suite of promises, run over every sampler of the package."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.data import Sampler
+
+from trialrun.samplers import (
+    BatchSampler,
+    DistributedSampler,
+    RandomAccessBatchSampler,
+    RandomAccessSampler,
+    RepeatSampler,
+    ReproducibleShuffleSampler,
+    SequentialSampler,
+    SkipBatchSampler,
+)
+
+
+def shuffle(length: int, seed: int = 3) -> ReproducibleShuffleSampler:
+    return ReproducibleShuffleSampler(SequentialSampler(length), seed)
+
+
+# name -> (sampler, len(), positions or None when endless)
+SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
+    "sequential": (lambda: SequentialSampler(25), 25, 25),
+    "sequential of a dataset": (lambda: SequentialSampler(["a", "b", "c"]), 3, 3),
+    "sequential, empty": (lambda: SequentialSampler(0), 0, 0),
+    "sequential, several blocks": (lambda: SequentialSampler(20_000), 20_000, 20_000),
+    "shuffle": (lambda: shuffle(25), 25, 25),
+    "shuffle, large": (lambda: shuffle(20_000), 20_000, 20_000),
+    "shuffle of a share": (
+        lambda: ReproducibleShuffleSampler(DistributedSampler(shuffle(25), 4, 1), 9),
+        6,
+        6,
+    ),
+    "shuffle, empty": (lambda: shuffle(0), 0, 0),
+    "repeat": (lambda: RepeatSampler(shuffle(7)), 7, None),
+    "repeat of a share": (lambda: RepeatSampler(DistributedSampler(shuffle(7), 2, 0)), 4, None),
+    "distributed, rank 0": (lambda: DistributedSampler(SequentialSampler(10), 4, 0), 3, 3),
+    "distributed, rank 3": (lambda: DistributedSampler(SequentialSampler(10), 4, 3), 2, 2),
+    "distributed, no share": (lambda: DistributedSampler(SequentialSampler(2), 4, 3), 0, 0),
+    "distributed, endless": (
+        lambda: DistributedSampler(RepeatSampler(shuffle(10)), 4, 3),
+        2,
+        None,
+    ),
+    "batch": (lambda: BatchSampler(shuffle(10), 4), 3, 3),
+    "batch, whole": (lambda: BatchSampler(shuffle(12), 4), 3, 3),
+    "batch, drop last": (lambda: BatchSampler(shuffle(10), 4, drop_last=True), 2, 2),
+    "batch beyond the dataset": (lambda: BatchSampler(shuffle(10), 10**12), 1, 1),
+    "batch, empty": (lambda: BatchSampler(shuffle(0), 4), 0, 0),
+    "batch, several blocks": (lambda: BatchSampler(shuffle(20_000), 7), 2858, 2858),
+    "batch, endless": (lambda: BatchSampler(RepeatSampler(shuffle(10)), 4), 3, None),
+    "batch, endless, drop last": (
+        lambda: BatchSampler(RepeatSampler(shuffle(10)), 4, drop_last=True),
+        2,
+        None,
+    ),
+    "skip": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 2), 3, 1),
+    "skip beyond the end": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 9), 3, 0),
+    "skip, endless": (
+        lambda: SkipBatchSampler(BatchSampler(RepeatSampler(shuffle(10)), 4), 10**15),
+        3,
+        None,
+    ),
+}
+CASES = pytest.mark.parametrize("case", SAMPLERS.values(), ids=SAMPLERS.keys())
+
+
+def as_lists(window: Any) -> list[Any]:
+    return [item.tolist() for item in window]
+
+
+@CASES
+def test_length_and_end(case: tuple[Callable[[], Any], int, int | None]) -> None:
+    make, length, num_positions = case
+    sampler = make()
+    assert isinstance(sampler, Sampler)
+    assert isinstance(sampler, RandomAccessSampler | RandomAccessBatchSampler)
+    assert len(sampler) == length
+    assert sampler.is_endless == (num_positions is None)
+    if num_positions is not None:
+        assert sampler.num_positions == num_positions
+        assert list(sampler) == as_lists(sampler.take(0, num_positions))
+
+
+@CASES
+def test_iteration_and_every_window_show_one_sequence(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    end = min(sampler.num_positions, 40)
+    items = list(itertools.islice(sampler, end))
+    for start in range(end + 1):
+        for stop in range(start, end + 1):
+            assert as_lists(sampler.take(start, stop)) == items[start:stop]
+    assert list(itertools.islice(sampler, end)) == items
+
+
+@CASES
+def test_types(case: tuple[Callable[[], Any], int, int | None]) -> None:
+    sampler = case[0]()
+    end = min(sampler.num_positions, 3)
+    window, items = sampler.take(0, end), list(itertools.islice(sampler, end))
+    if isinstance(sampler, RandomAccessSampler):
+        assert isinstance(window, np.ndarray) and window.dtype == np.int64
+        assert window.shape == (end,)
+        assert all(type(item) is int for item in items)
+    else:
+        assert isinstance(window, list) and len(window) == end
+        assert all(batch.dtype == np.int64 and batch.ndim == 1 for batch in window)
+        assert all(type(item) is list and type(item[0]) is int for item in items)
+
+
+@CASES
+def test_gather_answers_in_any_order_and_keeps_its_argument(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    end = min(sampler.num_positions, 40)
+    items = as_lists(sampler.take(0, end))
+    positions = np.random.default_rng(0).permutation(np.repeat(np.arange(end), 2))
+    asked = positions.copy()
+    assert as_lists(sampler.gather(0, positions)) == [items[p] for p in asked]
+    assert np.array_equal(positions, asked)
+
+
+@CASES
+def test_a_copy_from_another_process_agrees(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    end = min(sampler.num_positions, 40)
+    copy = pickle.loads(pickle.dumps(sampler))
+    assert as_lists(copy.take(0, end)) == as_lists(sampler.take(0, end))
+
+
+@CASES
+def test_windows_outside_the_sequence_are_refused(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    end = sampler.num_positions
+    for start, stop in [(-1, 0), (1, 0), (0, end + 1)]:
+        with pytest.raises(
+            ValueError,
+            match=rf"^The window \[{start}, {stop}\) does not lie within the {end} positions of "
+            rf"this {type(sampler).__name__}\. Ask for 0 <= start <= stop <= num_positions\.$",
+        ):
+            sampler.take(start, stop)
+
+
+@CASES
+def test_an_endless_sequence_reaches_its_last_position(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    if sampler.is_endless:
+        (item,) = sampler.take(sampler.num_positions - 1, sampler.num_positions)
+        assert np.all((0 <= item) & (item < 10))

@@ -1,0 +1,85 @@
+"""trialrun trains PyTorch models so that an interrupted run ends with the same bits.
+
+Names are handed on lazily (PEP 562): ``import trialrun`` does not import torch, so that commands
+that train nothing answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trialrun import samplers
+    from trialrun._context import TrialContext
+    from trialrun._data import DataLoader
+    from trialrun._errors import (
+        BookkeepingError,
+        CheckpointError,
+        ConfigurationError,
+        InvalidMetricError,
+        InvalidTrialError,
+        RunConflictError,
+        TrialrunError,
+    )
+    from trialrun._lr_scheduler import LRScheduler, StepMode
+    from trialrun._reducers import MetricReducer, Reducer
+    from trialrun._trial import Trial
+    from trialrun._units import Batch, Epoch, Time
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Batch",
+    "BookkeepingError",
+    "CheckpointError",
+    "ConfigurationError",
+    "DataLoader",
+    "Epoch",
+    "InvalidMetricError",
+    "InvalidTrialError",
+    "LRScheduler",
+    "MetricReducer",
+    "Reducer",
+    "RunConflictError",
+    "StepMode",
+    "Time",
+    "Trial",
+    "TrialContext",
+    "TrialrunError",
+    "samplers",
+]
+
+_HOMES = {
+    "Batch": "_units",
+    "BookkeepingError": "_errors",
+    "CheckpointError": "_errors",
+    "ConfigurationError": "_errors",
+    "DataLoader": "_data",
+    "Epoch": "_units",
+    "InvalidMetricError": "_errors",
+    "InvalidTrialError": "_errors",
+    "LRScheduler": "_lr_scheduler",
+    "MetricReducer": "_reducers",
+    "Reducer": "_reducers",
+    "RunConflictError": "_errors",
+    "StepMode": "_lr_scheduler",
+    "Time": "_units",
+    "Trial": "_trial",
+    "TrialContext": "_context",
+    "TrialrunError": "_errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "samplers":
+        return importlib.import_module("trialrun.samplers")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trialrun' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"trialrun.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

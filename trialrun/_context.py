@@ -1,0 +1,306 @@
+"""The trial's handle on the run: what it is given, what it wraps, and how it takes a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from trialrun import _data
+from trialrun._engine import ClipGrads, Engine
+from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
+from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
+from trialrun._reducers import MetricReducer
+from trialrun._wrapped import WrappedReducer
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
+_Scheduler = TypeVar("_Scheduler", bound=SupportsStep)
+_MetricReducer = TypeVar("_MetricReducer", bound=MetricReducer)
+
+
+class TrialContext:
+    """What a trial knows of its run, and the calls by which it trains.
+
+    trialrun makes it and hands it to the trial's constructor. The ``wrap`` methods take the user's
+    own objects and return the same objects: no wrapper class, no prefix on parameter names.
+
+    Args:
+        hyperparameters: The trial's hyperparameters.
+        num_slots: Slots that share each batch.
+        seed: The trial's seed.
+        device: Where this process computes.
+        initial_batch: Batches completed when this attempt began.
+        engine: Who executes the trial.
+    """
+
+    device: torch.device
+    """Where this process computes."""
+    num_slots: int
+    """Logical data-parallel workers: the global batch is this many times the per-slot batch."""
+    models: list[torch.nn.Module]
+    """The wrapped models, in the order of wrapping."""
+    optimizers: list[torch.optim.Optimizer]
+    """The wrapped optimizers, in the order of wrapping."""
+    lr_schedulers: list[LRScheduler]
+    """The wrapped schedulers with their step modes, in the order of wrapping."""
+
+    def __init__(
+        self,
+        *,
+        hyperparameters: Mapping[str, Any],
+        num_slots: int,
+        seed: int,
+        device: torch.device,
+        initial_batch: int,
+        engine: Engine,
+    ) -> None:
+        self.device = device
+        self.num_slots = num_slots
+        self.models = []
+        self.optimizers = []
+        self.lr_schedulers = []
+        self._reducers: list[WrappedReducer] = []
+        self._hyperparameters = dict(hyperparameters)
+        self._seed = seed
+        self._initial_batch = initial_batch
+        self._engine = engine
+
+    # What the trial is given.
+
+    def get_hparams(self) -> dict[str, Any]:
+        """Returns all hyperparameters by name."""
+        return dict(self._hyperparameters)
+
+    def get_hparam(self, name: str) -> Any:
+        """Returns one hyperparameter.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+        """
+        if name not in self._hyperparameters:
+            raise ConfigurationError(
+                f"There is no hyperparameter {name!r}. Add it under 'hyperparameters' in the "
+                f"configuration, or give --hp {name}=VALUE."
+                + nearest_name(name, self._hyperparameters)
+            )
+        return self._hyperparameters[name]
+
+    def get_global_batch_size(self) -> int:
+        """Returns the records of one batch over all slots: hyperparameter global_batch_size.
+
+        Raises:
+            ConfigurationError: It is not given, or not a whole number that the slots divide.
+        """
+        size = self.get_hparam("global_batch_size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigurationError(
+                f"global_batch_size={size!r} is not a whole number of at least 1."
+            )
+        if size % self.num_slots:
+            raise ConfigurationError(
+                f"global_batch_size={size} is not divisible by {self.num_slots} slots. Choose a "
+                f"multiple of {self.num_slots}, such as {_next_multiple(size, self.num_slots)}."
+            )
+        return size
+
+    def get_per_slot_batch_size(self) -> int:
+        """Returns the records of one slot's share: the global batch size over the slots."""
+        return self.get_global_batch_size() // self.num_slots
+
+    def get_trial_seed(self) -> int:
+        """Returns the seed of which all of the trial's randomness is a function."""
+        return self._seed
+
+    def get_initial_batch(self) -> int:
+        """Returns the batches completed when this attempt began: 0 unless it was resumed."""
+        return self._initial_batch
+
+    # What the trial wraps, in its constructor.
+
+    def wrap_model(self, model: _Model) -> _Model:
+        """Puts a model under trialrun's care: moves it to the device, keeps it in checkpoints.
+
+        Args:
+            model: The user's module; it is returned itself, not a wrapper of it.
+
+        Raises:
+            InvalidTrialError: It is no module, was wrapped already, or training has begun.
+        """
+        self._require_set_up("wrap_model")
+        if not isinstance(model, torch.nn.Module):
+            raise InvalidTrialError(
+                f"wrap_model got a {type(model).__name__}; it takes a torch.nn.Module."
+            )
+        _require_new(model, self.models, "wrap_model")
+        self.models.append(model.to(self.device))
+        return model
+
+    def wrap_optimizer(self, optimizer: _Optimizer) -> _Optimizer:
+        """Puts an optimizer under trialrun's care; ``step_optimizer`` then takes its steps.
+
+        Raises:
+            InvalidTrialError: It is no optimizer, was wrapped already, or training has begun.
+        """
+        self._require_set_up("wrap_optimizer")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InvalidTrialError(
+                f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
+                "torch.optim.Optimizer."
+            )
+        _require_new(optimizer, self.optimizers, "wrap_optimizer")
+        self.optimizers.append(optimizer)
+        return optimizer
+
+    def wrap_lr_scheduler(
+        self, scheduler: _Scheduler, step_mode: StepMode, frequency: int = 1
+    ) -> _Scheduler:
+        """Puts a learning-rate scheduler under trialrun's care, which then steps it.
+
+        Args:
+            scheduler: The scheduler; it is returned itself.
+            step_mode: The event that steps it.
+            frequency: Step at every ``frequency``-th event, counted from the trial's start.
+
+        Raises:
+            InvalidTrialError: The step mode or frequency is wrong, the scheduler's optimizer was
+                not wrapped before, or training has begun.
+        """
+        self._require_set_up("wrap_lr_scheduler")
+        wrapped = LRScheduler(scheduler, step_mode, frequency)
+        _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
+        optimizer = getattr(scheduler, "optimizer", None)
+        known = any(optimizer is candidate for candidate in self.optimizers)
+        if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
+            raise InvalidTrialError(
+                f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "
+                "wrap_optimizer on it before wrap_lr_scheduler."
+            )
+        self.lr_schedulers.append(wrapped)
+        return scheduler
+
+    def wrap_reducer(
+        self,
+        reducer: _MetricReducer,
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+    ) -> _MetricReducer:
+        """Puts a metric reducer under trialrun's care: its result joins the reported metrics.
+
+        Args:
+            reducer: The reducer; it is returned itself.
+            name: The metric's name. Without one the reducer returns a dictionary of metrics.
+            for_training: Whether its result is reported with the training metrics.
+            for_validation: Whether its result is reported with the validation metrics.
+
+        Raises:
+            InvalidTrialError: It is no ``MetricReducer``, was wrapped already, or training has
+                begun.
+        """
+        self._require_set_up("wrap_reducer")
+        if not isinstance(reducer, MetricReducer):
+            raise InvalidTrialError(
+                f"wrap_reducer got a {type(reducer).__name__}; it takes a trialrun.MetricReducer."
+            )
+        _require_new(reducer, [r.reducer for r in self._reducers], "wrap_reducer")
+        self._reducers.append(
+            WrappedReducer(
+                reducer=reducer,
+                name=name,
+                for_training=for_training,
+                for_validation=for_validation,
+            )
+        )
+        return reducer
+
+    # How the trial trains.
+
+    def backward(
+        self,
+        loss: torch.Tensor,
+        gradient: torch.Tensor | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs."""
+        self._engine.backward(loss, gradient, retain_graph, create_graph)
+
+    def step_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        clip_grads: ClipGrads | None = None,
+        auto_zero_grads: bool = True,
+    ) -> None:
+        """Takes one step with the gradients of all slots.
+
+        At the last batch of an aggregation window: the slots' gradients of this optimizer's
+        parameters are added in one fixed order and averaged over slots and window; then come
+        ``clip_grads``, the step, schedulers that follow it, and zeroing. At other batches of the
+        window it returns at once. Every slot calls it equally often in a batch.
+
+        Args:
+            optimizer: A wrapped optimizer.
+            clip_grads: Called with the optimizer's parameters to change their averaged gradients
+                in place, such as ``lambda ps: torch.nn.utils.clip_grad_norm_(ps, 1.0)``.
+            auto_zero_grads: Whether gradients are cleared after the step.
+
+        Raises:
+            InvalidTrialError: The optimizer was not wrapped; zeroing is off within an aggregation
+                window; or some slots called this and others did not.
+        """
+        self._engine.step_optimizer(optimizer, clip_grads, auto_zero_grads)
+
+    def to_device(self, data: Any) -> Any:
+        """Returns the data with every tensor in it, however deep, on this process's device."""
+        return _data.to_device(data, self.device)
+
+    # Where the trial is.
+
+    @property
+    def slot(self) -> int:
+        """The slot that is executing, 0 to ``num_slots`` - 1."""
+        return self._engine.slot
+
+    def current_train_batch(self) -> int:
+        """Returns the batches completed since the start of the trial."""
+        return self._engine.batches_completed
+
+    def current_train_epoch(self) -> int:
+        """Returns the epochs completed since the start of the trial."""
+        return self._engine.batches_completed // self._engine.epoch_length
+
+    def is_epoch_start(self) -> bool:
+        """Returns whether the current batch is the first of its epoch."""
+        return self._engine.batches_completed % self._engine.epoch_length == 0
+
+    def is_epoch_end(self) -> bool:
+        """Returns whether the current batch is the last of its epoch."""
+        return (self._engine.batches_completed + 1) % self._engine.epoch_length == 0
+
+    def set_stop_requested(self, stop_requested: bool) -> None:
+        """Asks for the trial to stop at the next batch boundary, from any slot."""
+        self._engine.set_stop_requested(stop_requested)
+
+    def get_stop_requested(self) -> bool:
+        """Returns whether a slot of this process asked for the trial to stop."""
+        return self._engine.get_stop_requested()
+
+    def _require_set_up(self, method: str) -> None:
+        if self._engine.is_training:
+            raise InvalidTrialError(
+                f"{method} was called after training began. Wrap everything in the trial's "
+                "__init__."
+            )
+
+
+def _require_new(item: object, wrapped: list[Any], method: str) -> None:
+    if any(item is known for known in wrapped):
+        raise InvalidTrialError(
+            f"{method} got the same {type(item).__name__} twice. Wrap each object once."
+        )
+
+
+def _next_multiple(size: int, divisor: int) -> int:
+    return -(-size // divisor) * divisor

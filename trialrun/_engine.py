@@ -1,0 +1,68 @@
+"""What a trial's context asks of whoever executes the trial.
+
+The controller implements this; the context hands the trial's calls on to it. So the classes that
+users import know nothing of processes, reductions or checkpoints.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+ClipGrads = Callable[[Iterable["torch.nn.Parameter"]], object]
+"""Changes gradients in place: gets the parameters, whose gradients are summed and averaged."""
+
+
+class Engine(abc.ABC):
+    """Executes the slots of a trial and keeps its clock."""
+
+    @property
+    @abc.abstractmethod
+    def is_training(self) -> bool:
+        """Whether training has begun, so that nothing can be wrapped any more."""
+
+    @property
+    @abc.abstractmethod
+    def slot(self) -> int:
+        """The slot that is executing, 0 to slots - 1."""
+
+    @property
+    @abc.abstractmethod
+    def batches_completed(self) -> int:
+        """The clock."""
+
+    @property
+    @abc.abstractmethod
+    def epoch_length(self) -> int:
+        """Batches in an epoch."""
+
+    @abc.abstractmethod
+    def backward(
+        self,
+        loss: torch.Tensor,
+        gradient: torch.Tensor | None,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> None:
+        """Adds the gradients of the loss to those of the executing slot."""
+
+    @abc.abstractmethod
+    def step_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        clip_grads: ClipGrads | None,
+        auto_zero_grads: bool,
+    ) -> None:
+        """Sums the slots' gradients, averages, clips, steps and zeroes, once for all slots."""
+
+    @abc.abstractmethod
+    def set_stop_requested(self, stop_requested: bool) -> None:
+        """Asks all processes to stop at the next batch boundary."""
+
+    @abc.abstractmethod
+    def get_stop_requested(self) -> bool:
+        """Returns whether this process asked to stop."""

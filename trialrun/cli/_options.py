@@ -1,0 +1,47 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from trialrun.controller.bookkeeping import Database
+from trialrun.controller.experiments import bury_dead_attempts
+from trialrun.controller.home import Home, find_home, make_home
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def home_options(command: F) -> F:
+    """Adds ``--home`` and ``--db``, and hands the command the ``home`` that they name."""
+
+    @click.option("--home", "home_folder", metavar="DIR", help="Folder of all records and files.")
+    @click.option("--db", "database_url", metavar="URL", help="Database, as a SQLAlchemy URL.")
+    @functools.wraps(command)
+    def with_home(
+        *args: Any, home_folder: str | None, database_url: str | None, **kwargs: Any
+    ) -> Any:
+        return command(*args, home=find_home(home_folder, database_url), **kwargs)
+
+    return with_home  # type: ignore[return-value]  # click's decorators keep the name only
+
+
+def json_option(command: F) -> F:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
+
+
+def open_database(home: Home) -> Database:
+    """Opens the records, and marks attempts whose processes are gone."""
+    make_home(home)
+    database = Database.open(home.database_url)
+    for attempt in bury_dead_attempts(database):
+        click.echo(
+            f"Attempt {attempt.number} of trial {attempt.trial_id} is dead: its process is gone. "
+            "It is marked so, and can be resumed.",
+            err=True,
+        )
+    return database

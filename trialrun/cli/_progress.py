@@ -1,0 +1,205 @@
+"""Shows a running attempt: it reads the records and log files, as any other terminal could.
+
+On a terminal: one live line below what processes print. In a pipe: one plain line for each report.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from trialrun.cli._output import format_duration, format_metrics
+from trialrun.controller.bookkeeping import (
+    CheckpointState,
+    Database,
+    checkpoints_of_trial,
+    get_attempt,
+    get_trial,
+    log_files_of_trial,
+    training_metrics_of_trial,
+    validation_metrics_of_trial,
+)
+from trialrun.controller.experiments import PreparedAttempt
+from trialrun.controller.logs import LogTail
+
+_LOOK_SECONDS = 0.2
+
+
+class AttemptView:
+    """What the user sees of an attempt.
+
+    Args:
+        database: Where it is recorded.
+        prepared: The attempt.
+    """
+
+    def __init__(self, database: Database, prepared: PreparedAttempt) -> None:
+        self._database = database
+        self._prepared = prepared
+        self._first_batch = prepared.attempt.first_batch
+        self._next_training = self._next_validation = self._first_batch + 1
+        self._tails: list[LogTail] = []
+        self._plan: dict[str, Any] | None = None
+        self._last_look = 0.0
+        self._latest = ""
+        self._started: tuple[float, int] | None = None
+        self._live: Progress | None = None
+        self._line: TaskID | None = None
+
+    def show_start(self) -> None:
+        """Says what runs, where it is recorded, and from where it goes on."""
+        prepared = self._prepared
+        experiment, attempt, config = prepared.experiment, prepared.attempt, prepared.config
+        click.echo(
+            f"Experiment {experiment.id} ({experiment.name}): seed {prepared.trial.seed}, "
+            f"{_count(config.slots, 'slot')} on {_count(attempt.num_processes, 'process')}, "
+            f"{_count(config.intra_op_threads or 1, 'thread')} each"
+        )
+        click.echo(f"Records: {self._database.name}")
+        click.echo(f"Files: {experiment.directory}")
+        checkpoint = prepared.checkpoint
+        if checkpoint is None:
+            click.echo("Start: at batch 0")
+        else:
+            click.echo(f"Resumes: at batch {checkpoint.batches}, checkpoint {checkpoint.uuid}")
+        for warning in prepared.warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        self._tails = [
+            LogTail(row)
+            for row in log_files_of_trial(self._database, prepared.trial.id)
+            if row.attempt_id == attempt.id
+        ]
+
+    def tick(self) -> None:
+        """Shows what is new; it is called more often than it looks."""
+        if time.monotonic() - self._last_look < _LOOK_SECONDS:
+            return
+        self._last_look = time.monotonic()
+        self._look()
+
+    def close(self) -> None:
+        """Shows the rest and takes the live line away."""
+        self._look()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show_checkpoints(self) -> None:
+        """Says where the newest and the best checkpoint are."""
+        rows = checkpoints_of_trial(
+            self._database, self._prepared.trial.id, state=CheckpointState.COMPLETED
+        )
+        if rows:
+            click.echo(f"Latest checkpoint: {rows[0].path}")
+        config = self._prepared.config.searcher
+        scored = [row for row in rows if row.metrics and config.metric in row.metrics]
+        if scored:
+            choose = min if config.smaller_is_better else max
+            best = choose(reversed(scored), key=lambda row: (row.metrics or {})[config.metric])
+            value = (best.metrics or {})[config.metric]
+            click.echo(f"Best checkpoint ({config.metric} {value:.6g}): {best.path}")
+
+    def _look(self) -> None:
+        prefix = len(self._tails) > 1
+        for tail in self._tails:
+            for line in tail.new_lines():
+                self._print(f"[process {tail.process}] {line}" if prefix else line)
+        if self._plan is None:
+            attempt = get_attempt(self._database, self._prepared.attempt.id)
+            if attempt.plan is None:
+                return
+            self._plan = attempt.plan
+            self._print(f"Plan: {attempt.plan['description']}, on {attempt.device}")
+            self._start_live_line()
+        self._show_reports()
+        self._show_progress()
+
+    def _show_reports(self) -> None:
+        trial_id = self._prepared.trial.id
+        for row in training_metrics_of_trial(self._database, trial_id, start=self._next_training):
+            self._next_training = row.batches + 1
+            self._latest = format_metrics(row.metrics)
+            speed = f", {row.records_per_second:.0f} records/s" if row.records_per_second else ""
+            if self._live is None:
+                self._print(
+                    f"{self._position(row.batches)}: {self._latest}{speed}"
+                    f"{self._time_left(row.batches)}"
+                )
+        for found in validation_metrics_of_trial(
+            self._database, trial_id, start=self._next_validation
+        ):
+            self._next_validation = found.batches + 1
+            self._print(
+                f"{self._position(found.batches)}: validated {found.num_records} records: "
+                f"{format_metrics(found.metrics)}"
+            )
+
+    def _show_progress(self) -> None:
+        batches = get_trial(self._database, self._prepared.trial.id).batches_completed
+        if self._started is None and batches > self._first_batch:
+            self._started = (time.monotonic(), batches)
+        if self._live is None or self._line is None:
+            return
+        self._live.update(
+            self._line,
+            completed=batches,
+            description=f"{self._position(batches)}: {self._latest}"
+            f"{self._speed(batches)}{self._time_left(batches)}",
+        )
+
+    def _start_live_line(self) -> None:
+        if not sys.stdout.isatty():
+            return
+        assert self._plan is not None
+        # Colour and markup stay out: metrics may be named [anything].
+        self._live = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            console=Console(highlight=False),
+            transient=True,
+        )
+        self._line = self._live.add_task("", total=self._plan["total_batches"])
+        self._live.start()
+
+    def _print(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, soft_wrap=True)
+        else:
+            click.echo(text)
+
+    def _position(self, batches: int) -> str:
+        assert self._plan is not None
+        total = self._plan["total_batches"]
+        epoch = batches / self._plan["epoch_length"]
+        return f"batch {batches}{f'/{total}' if total else ''} (epoch {epoch:.2f})"
+
+    def _batches_per_second(self, batches: int) -> float | None:
+        if self._started is None:
+            return None
+        since, first = self._started
+        elapsed = time.monotonic() - since
+        return (batches - first) / elapsed if batches > first and elapsed > 0 else None
+
+    def _speed(self, batches: int) -> str:
+        assert self._plan is not None
+        rate = self._batches_per_second(batches)
+        size = self._plan["global_batch_size"]
+        return f", {rate * size:.0f} records/s" if rate else ""
+
+    def _time_left(self, batches: int) -> str:
+        assert self._plan is not None
+        rate, total = self._batches_per_second(batches), self._plan["total_batches"]
+        if not rate or not total:
+            return ""
+        return f", {format_duration(max(total - batches, 0) / rate)} left"
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}es" if noun.endswith("s") else f"{number} {noun}s"

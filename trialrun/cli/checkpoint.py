@@ -1,0 +1,152 @@
+"""Commands about checkpoints: ``checkpoint list``, ``show`` and ``verify``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trialrun._errors import CheckpointError
+from trialrun.cli._options import home_options, json_option, open_database
+from trialrun.cli._output import format_size, print_fields, print_json, print_table
+from trialrun.controller.bookkeeping import (
+    CheckpointRow,
+    CheckpointState,
+    Database,
+    checkpoints_of_trial,
+    get_checkpoint,
+    list_experiments,
+    mark_checkpoint,
+)
+from trialrun.controller.checkpoints.manifest import verify as verify_files
+from trialrun.controller.experiments import trial_of_experiment
+from trialrun.controller.home import Home
+
+_SHORT = 12
+
+
+@click.group()
+def checkpoint() -> None:
+    """List, show and verify checkpoints."""
+
+
+@checkpoint.command("list")
+@click.argument("experiment", type=int, required=False, metavar="[EXP]")
+@json_option
+@home_options
+def list_command(experiment: int | None, as_json: bool, home: Home) -> None:
+    """List the checkpoints of one experiment, or of all, newest first.
+
+    \b
+    Example:
+      trialrun checkpoint list 1 --json
+
+    Checkpoints whose files were deleted stay on the list, with their digests.
+    """
+    database = open_database(home)
+    rows = [_row(row) for row in _rows(database, experiment)]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("UUID", "Trial", "Batches", "State", "Digest", "Size", "Metrics")
+    print_table(
+        columns,
+        [
+            (
+                row["uuid"],
+                row["trial"],
+                row["batches"],
+                row["state"],
+                row["digest"][:_SHORT],
+                format_size(row["size_bytes"]),
+                row["metrics"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@checkpoint.command()
+@click.argument("uuid")
+@json_option
+@home_options
+def show(uuid: str, as_json: bool, home: Home) -> None:
+    """Show one checkpoint; the first characters of its UUID suffice.
+
+    \b
+    Example:
+      trialrun checkpoint show 3f2a
+    """
+    row = get_checkpoint(open_database(home), uuid)
+    metadata_file = Path(row.path) / "metadata.json"
+    metadata = None
+    if metadata_file.is_file():
+        metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+    if as_json:
+        print_json({**_row(row), "files": row.files, "metadata": metadata})
+        return
+    print_fields({**_row(row), "size_bytes": format_size(row.size_bytes)})
+    if metadata is not None:
+        print_fields({f"  {name}": value for name, value in metadata["identity"].items()})
+
+
+@checkpoint.command()
+@click.argument("uuid")
+@json_option
+@home_options
+def verify(uuid: str, as_json: bool, home: Home) -> None:
+    """Read every byte of a checkpoint and compare it with the recorded hashes.
+
+    \b
+    Example:
+      trialrun checkpoint verify 3f2a
+    """
+    database = open_database(home)
+    row = get_checkpoint(database, uuid)
+    problem = _problem(database, row)
+    if as_json:
+        print_json({"uuid": row.uuid, "whole": problem is None, "problem": problem})
+    elif problem is None:
+        click.echo(f"Checkpoint {row.uuid} is whole: {format_size(row.size_bytes)} compared.")
+    else:
+        click.echo(problem, err=True)
+    raise SystemExit(0 if problem is None else 1)
+
+
+def _problem(database: Database, row: CheckpointRow) -> str | None:
+    if row.state is CheckpointState.DELETED:
+        return f"Checkpoint {row.uuid} was deleted by the rules of checkpoint_gc."
+    try:
+        verify_files(Path(row.path), row.files)
+    except CheckpointError as error:
+        mark_checkpoint(database, row.uuid, CheckpointState.DAMAGED)
+        return f"{error} It is marked as damaged, and no resume will use it."
+    return None
+
+
+def _rows(database: Database, experiment: int | None) -> list[CheckpointRow]:
+    if experiment is not None:
+        _, trial = trial_of_experiment(database, experiment)
+        return checkpoints_of_trial(database, trial.id)
+    return [
+        row
+        for summary in reversed(list_experiments(database))
+        for trial in summary.trials
+        for row in checkpoints_of_trial(database, trial.trial.id)
+    ]
+
+
+def _row(row: CheckpointRow) -> dict[str, Any]:
+    return {
+        "uuid": row.uuid,
+        "trial": row.trial_id,
+        "batches": row.batches,
+        "state": row.state.name,
+        "digest": row.digest,
+        "size_bytes": row.size_bytes,
+        "path": row.path,
+        "metrics": row.metrics,
+        "created_at": row.created_at,
+    }

@@ -1,0 +1,1 @@
+"""Runs trials: configuration, launch, the training engine, checkpoints and bookkeeping."""

@@ -1,0 +1,92 @@
+"""What a checkpoint holds, and how it lies in its folder.
+
+    model.safetensors      the model's parameters and buffers (model-0, model-1, ... for several)
+    state.pt               optimizers, schedulers and the unfinished reporting period; plain data
+    metadata.json          what a person wants to know: clock, identity, metrics, versions, digest
+
+Nothing in it is unpickled as code: safetensors, ``torch.load(weights_only=True)`` and JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from trialrun._errors import CheckpointError
+
+STATE_FILE = "state.pt"
+METADATA_FILE = "metadata.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointContents:
+    """A trial at a batch boundary, in memory of its own.
+
+    Args:
+        models: The ``state_dict`` of each model.
+        state: Plain data: all else that goes on after a resume.
+        metadata: JSON data: what describes the checkpoint.
+    """
+
+    models: list[dict[str, Any]]
+    state: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def write_contents(contents: CheckpointContents, folder: Path) -> None:
+    """Writes the files of a checkpoint into an existing, empty folder.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    extra_states = []
+    for name, model in zip(_model_files(len(contents.models)), contents.models, strict=True):
+        tensors = {key: value for key, value in model.items() if isinstance(value, torch.Tensor)}
+        _save_tensors(tensors, folder / name)
+        # A module's get_extra_state may return any plain data, which is no weight.
+        extra_states.append({key: model[key] for key in model.keys() - tensors.keys()})
+    with (folder / STATE_FILE).open("wb") as file:
+        # To an open file: given a path, torch writes through its own stream, which hides errors.
+        torch.save({**contents.state, "model_extra_states": extra_states}, file)
+    text = json.dumps(contents.metadata, indent=2, sort_keys=False)
+    (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_contents(folder: Path) -> CheckpointContents:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: A file is missing or cannot be read.
+    """
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        extra_states = state.pop("model_extra_states")
+        models = [
+            {**load_file(folder / name), **extra}
+            for name, extra in zip(_model_files(len(extra_states)), extra_states, strict=True)
+        ]
+    except Exception as error:
+        raise CheckpointError(
+            f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
+        ) from error
+    return CheckpointContents(models=models, state=state, metadata=metadata)
+
+
+def _model_files(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{index}.safetensors" for index in range(count)]
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own class.
+        raise OSError(f"{path} could not be written: {error}") from error

@@ -1,0 +1,72 @@
+"""Finds every damage to a checkpoint's files by their recorded sizes and hashes; needs no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from trialrun._errors import CheckpointError
+
+Manifest = dict[str, dict[str, Any]]
+"""For each file name: ``size_bytes`` and ``blake3``, the hash of its bytes in hexadecimal."""
+
+
+def hash_file(path: Path) -> str:
+    """Returns the BLAKE3 hash of a file's bytes in hexadecimal."""
+    return blake3().update_mmap(path).hexdigest()
+
+
+def make_manifest(folder: Path) -> Manifest:
+    """Returns size and hash of every file in a folder, after flushing each to the disk."""
+    manifest = {}
+    for path in sorted(folder.iterdir()):
+        _flush(path)
+        manifest[path.name] = {"size_bytes": path.stat().st_size, "blake3": hash_file(path)}
+    return manifest
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes the names in a folder durable: on Linux a rename is safe once its folder is."""
+    _flush(folder)
+
+
+def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares the files of a checkpoint with what was recorded about them.
+
+    Args:
+        folder: The checkpoint's folder.
+        manifest: What ``make_manifest`` returned when it was written.
+
+    Raises:
+        CheckpointError: A file is missing, has another size, or another hash; the message says
+            which and how.
+    """
+    for name, recorded in manifest.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise CheckpointError(f"Checkpoint {folder.name}: {name} is missing.") from None
+        if size != recorded["size_bytes"]:
+            raise CheckpointError(
+                f"Checkpoint {folder.name}: {name} has {size} bytes, but {recorded['size_bytes']} "
+                "were written."
+            )
+        found = hash_file(path)
+        if found != recorded["blake3"]:
+            raise CheckpointError(
+                f"Checkpoint {folder.name}: {name} has the hash {found[:16]}…, but "
+                f"{recorded['blake3'][:16]}… was written: its bytes have changed."
+            )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,81 @@
+"""Records finished checkpoints and deletes the files of those that no rule keeps."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from trialrun.controller.bookkeeping import (
+    CheckpointRow,
+    CheckpointState,
+    Database,
+    Recorder,
+    checkpoints_of_trial,
+)
+from trialrun.controller.checkpoints.store import StoredCheckpoint, delete_files
+from trialrun.controller.config import ExperimentConfig
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointKeeper:
+    """Keeps the newest and the best checkpoints of a trial.
+
+    Args:
+        database: Where checkpoints are recorded.
+        trial_id: Whose checkpoints.
+        recorder: Writes the records.
+        config: Says how many stay, and which metric is searched.
+    """
+
+    def __init__(
+        self, database: Database, trial_id: int, recorder: Recorder, config: ExperimentConfig
+    ) -> None:
+        self._database = database
+        self._trial_id = trial_id
+        self._recorder = recorder
+        self._config = config
+
+    def stored(self, checkpoint: StoredCheckpoint) -> None:
+        """Records a whole checkpoint, and only then deletes what it makes superfluous."""
+        self._recorder.checkpoint(
+            uuid=checkpoint.uuid,
+            batches=checkpoint.batches,
+            digest=checkpoint.digest,
+            size_bytes=checkpoint.size_bytes,
+            path=checkpoint.path,
+            files=checkpoint.files,
+            metrics=checkpoint.metrics,
+        )
+        self._recorder.flush()
+        rows = checkpoints_of_trial(self._database, self._trial_id, state=CheckpointState.COMPLETED)
+        kept = {row.uuid for row in self.to_keep(rows)}
+        for row in rows:
+            if row.uuid not in kept:
+                # The record first: a recorded checkpoint must not lose its files.
+                self._recorder.checkpoint_state(row.uuid, CheckpointState.DELETED)
+                self._recorder.flush()
+                try:
+                    delete_files(Path(row.path))
+                except OSError as error:
+                    logger.warning("Checkpoint %s could not be deleted: %s", row.path, error)
+
+    def to_keep(self, newest_first: Sequence[CheckpointRow]) -> list[CheckpointRow]:
+        """Returns the checkpoints that a rule keeps.
+
+        Args:
+            newest_first: The trial's whole checkpoints.
+        """
+        rules = self._config.checkpoint_gc
+        metric = self._config.searcher.metric
+        sign = 1.0 if self._config.searcher.smaller_is_better else -1.0
+        scored = [
+            (sign * row.metrics[metric], row)
+            for row in reversed(newest_first)
+            if row.metrics is not None and not math.isnan(row.metrics.get(metric, math.nan))
+        ]
+        # The sort is stable: of equal ones the oldest is the best, as in the loop.
+        best = [row for _, row in sorted(scored, key=lambda pair: pair[0])]
+        return [*newest_first[: rules.save_trial_latest], *best[: rules.save_trial_best]]

@@ -1,0 +1,154 @@
+"""Writes checkpoints beside the running loop and deletes those that are no longer wanted.
+
+A folder ``.partial-UUID`` becomes ``UUID`` by one rename after all its files are on the disk, and is
+recorded after that. So a folder without a record, or with the partial name, is never a checkpoint:
+``remove_leftovers`` deletes it when nothing is running.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from trialrun.controller.checkpoints.contents import CheckpointContents, write_contents
+from trialrun.controller.checkpoints.digest import digest
+from trialrun.controller.checkpoints.manifest import Manifest, flush_folder, make_manifest
+
+logger = logging.getLogger(__name__)
+
+_PARTIAL = ".partial-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredCheckpoint:
+    """A checkpoint that lies whole on the disk."""
+
+    uuid: str
+    batches: int
+    digest: str
+    path: Path
+    files: Manifest
+    metrics: dict[str, float] | None
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(entry["size_bytes"] for entry in self.files.values())
+
+
+class CheckpointStore:
+    """Keeps the checkpoints of one trial in a folder; writes one at a time, on a thread.
+
+    Args:
+        folder: Where checkpoints go; it is made if missing.
+        on_stored: Called on the writing thread when a checkpoint is whole, to record it.
+    """
+
+    def __init__(self, folder: Path, on_stored: Callable[[StoredCheckpoint], None]) -> None:
+        self._folder = folder
+        self._on_stored = on_stored
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-writer")
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._last_failure: BaseException | None = None
+
+    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+        """Starts writing; waits only for the one before it.
+
+        Args:
+            contents: In memory of its own, which the writer may read while training goes on.
+            metrics: The validation metrics at this batch, if there are any.
+        """
+        self.wait()
+        self._pending = self._executor.submit(self._write, contents, metrics)
+
+    def wait(self) -> BaseException | None:
+        """Waits for the checkpoint that is being written; returns why the last one failed."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+        return self._last_failure
+
+    def close(self) -> BaseException | None:
+        """Waits and ends the thread; returns why the last checkpoint failed, if it did."""
+        failure = self.wait()
+        self._executor.shutdown()
+        return failure
+
+    def _write(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+        identifier = str(uuid.uuid4())
+        partial = self._folder / f"{_PARTIAL}{identifier}"
+        try:
+            stored = self._write_whole(contents, metrics, identifier, partial)
+            self._on_stored(stored)
+            self._last_failure = None
+        except Exception as error:
+            # Training goes on: the older checkpoints are whole, and the next one may succeed.
+            self._last_failure = error
+            shutil.rmtree(partial, ignore_errors=True)
+            logger.error(
+                "The checkpoint of batch %d could not be written: %s. Training goes on; the older "
+                "checkpoints are whole.",
+                contents.metadata["batches"],
+                error,
+            )
+
+    def _write_whole(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        identifier: str,
+        partial: Path,
+    ) -> StoredCheckpoint:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        checksum = digest(contents.models, contents.state["optimizers"])
+        metadata: dict[str, Any] = {"uuid": identifier, "digest": checksum, **contents.metadata}
+        write_contents(dataclasses.replace(contents, metadata=metadata), partial)
+        files = make_manifest(partial)
+        flush_folder(partial)
+        final = self._folder / identifier
+        partial.rename(final)
+        flush_folder(self._folder)
+        return StoredCheckpoint(
+            uuid=identifier,
+            batches=metadata["batches"],
+            digest=checksum,
+            path=final,
+            files=files,
+            metrics=metrics,
+        )
+
+
+def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
+    """Deletes folders that no record knows: what a killed process was still writing.
+
+    Args:
+        folder: The checkpoints of one trial, none of which is being written now.
+        recorded: The UUIDs on record.
+
+    Returns:
+        The names of the deleted folders.
+    """
+    known = set(recorded)
+    leftovers = [
+        path for path in (folder.iterdir() if folder.exists() else ()) if path.name not in known
+    ]
+    for path in leftovers:
+        shutil.rmtree(path)
+    return [path.name for path in leftovers]
+
+
+def delete_files(path: Path) -> None:
+    """Deletes a checkpoint's folder, in two steps so that no half of it keeps its name."""
+    doomed = path.with_name(f"{_PARTIAL}{path.name}")
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed)

@@ -1,0 +1,234 @@
+"""An experiment's configuration: what ``trial.yaml`` and the flags of ``submit`` may say."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+
+from trialrun._errors import ConfigurationError, nearest_name
+from trialrun._units import Batch, Epoch, Time, Unit, parse_unit
+
+
+class CheckpointPolicy(enum.Enum):
+    """Which validations are followed by a checkpoint."""
+
+    BEST = "best"
+    """Those that improve on the best value of the searched metric."""
+    ALL = "all"
+    """Every one."""
+    NONE = "none"
+    """None: checkpoints come from ``checkpoint_period``, stops and the end alone."""
+
+
+def _read_unit(value: object) -> object:
+    if isinstance(value, Batch | Epoch | Time):
+        return value
+    try:
+        return parse_unit(str(value))
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+
+
+Length = Annotated[
+    Unit, pydantic.BeforeValidator(_read_unit), pydantic.PlainSerializer(str, return_type=str)
+]
+"""A length or period with its unit, such as ``20ep``."""
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class SearcherConfig(_Section):
+    """How hyperparameters are chosen, and by which metric checkpoints are compared."""
+
+    name: str = "single"
+    """``single``: one trial with the hyperparameters as given."""
+    metric: str = "loss"
+    """The validation metric that says which checkpoint is best."""
+    smaller_is_better: bool = True
+    """Whether less of the metric is better."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "single":
+            raise ValueError(f"{name!r} is not a known searcher. Known: single.")
+        return name
+
+
+class CheckpointGcConfig(_Section):
+    """Which checkpoints stay on the disk; records of all stay."""
+
+    save_trial_best: int = pydantic.Field(default=1, ge=0)
+    """The best so many, by the searched metric."""
+    save_trial_latest: int = pydantic.Field(default=2, ge=1)
+    """The newest so many: more than one, so that a damaged file costs a period, not the run."""
+
+
+class ExperimentConfig(_Section):
+    """The configuration of one experiment, checked."""
+
+    name: str = ""
+    """For people; default: the trial file's name."""
+    description: str = ""
+    """For people."""
+    hyperparameters: dict[str, Any] = {}
+    """What ``context.get_hparam`` returns; ``global_batch_size`` is the one that trialrun knows."""
+    searcher: SearcherConfig = SearcherConfig()
+    slots: int = pydantic.Field(default=1, ge=1)
+    """Logical data-parallel workers that share each batch: part of the mathematics."""
+    processes: int | None = pydantic.Field(default=None, ge=1)
+    """Physical processes, a divisor of the slots; default: as many as the machine can serve."""
+    intra_op_threads: int | None = pydantic.Field(default=None, ge=1)
+    """CPU threads with which a slot computes; default: cores // slots, at least 1."""
+    max_length: Length
+    """When the trial is complete."""
+    reporting_period: Length = Batch(100)
+    """How often training metrics are reported."""
+    validation_period: Length | None = Epoch(1)
+    """How often the validation data is evaluated; null: only at the end."""
+    checkpoint_period: Length | None = Epoch(1)
+    """How often a checkpoint is taken; null: only as ``checkpoint_policy`` says and at the end."""
+    checkpoint_policy: CheckpointPolicy = CheckpointPolicy.BEST
+    """Which validations are followed by a checkpoint: best, all or none."""
+    checkpoint_gc: CheckpointGcConfig = CheckpointGcConfig()
+    step_zero_validation: bool = False
+    """Whether to validate before the first batch."""
+    aggregation_frequency: int = pydantic.Field(default=1, ge=1)
+    """Batches whose gradients make one optimizer step."""
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
+    """All of a trial's randomness is a function of it. The same command gives the same bits."""
+
+    @pydantic.model_validator(mode="after")
+    def _divisible(self) -> ExperimentConfig:
+        if self.processes is not None and self.slots % self.processes:
+            raise ValueError(not_divisible(self.slots, self.processes))
+        size = self.hyperparameters.get("global_batch_size")
+        if isinstance(size, int) and size % self.slots:
+            raise ValueError(
+                f"global_batch_size={size} is not divisible by {self.slots} slots. Choose a "
+                f"multiple of {self.slots}, such as {-(-size // self.slots) * self.slots}."
+            )
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the configuration as JSON data, from which ``read_config`` makes it again."""
+        return self.model_dump(mode="json")
+
+
+def not_divisible(slots: int, processes: int) -> str:
+    """Returns the message for a number of processes that does not divide the slots."""
+    divisors = [str(p) for p in range(1, slots + 1) if slots % p == 0]
+    return (
+        f"{slots} slots cannot be executed by {processes} processes: the number of processes must "
+        f"divide the slots. Choose one of {', '.join(divisors)}."
+    )
+
+
+def read_config(data: Mapping[str, Any]) -> ExperimentConfig:
+    """Checks configuration data.
+
+    Raises:
+        ConfigurationError: A key is unknown (the nearest known one is named), a value is wrong, or
+            the length is missing.
+    """
+    try:
+        return ExperimentConfig.model_validate(dict(data))
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of configuration data, unchecked.
+
+    Raises:
+        ConfigurationError: The file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)  # noqa: S506
+    except FileNotFoundError:
+        raise ConfigurationError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigurationError(
+            f"{path} holds a {type(data).__name__}; it must hold keys and values, such as "
+            "'max_length: 20ep'."
+        )
+    return data
+
+
+def parse_hyperparameter(text: str, known: Mapping[str, Any]) -> tuple[str, Any]:
+    """Reads ``NAME=VALUE`` of a ``--hp`` flag; the value is read as YAML.
+
+    Args:
+        text: What the user typed.
+        known: The hyperparameters in the configuration; if there are any, the name must be one.
+
+    Raises:
+        ConfigurationError: There is no ``=``, or the name is unknown.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigurationError(f"--hp {text!r} is not of the form NAME=VALUE, such as lr=0.1.")
+    if known and name not in known:
+        raise ConfigurationError(
+            f"There is no hyperparameter {name!r} in the configuration." + nearest_name(name, known)
+        )
+    try:
+        return name, yaml.load(value, Loader=_YamlLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--hp {text!r}: the value cannot be read: {error}") from None
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML, as YAML 1.1 wants it, reads ``1e-3`` as a string."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    """Returns one sentence for each problem, with the key's path and the nearest known name."""
+    return "\n".join(_explain_one(problem) for problem in error.errors())
+
+
+def _explain_one(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        return f"Unknown configuration key {key!r}." + nearest_name(
+            location[-1], section.model_fields
+        )
+    if problem["type"] == "missing":
+        return (
+            f"The configuration key {key!r} is missing. Set it in trial.yaml or by a flag, such as "
+            "--max-length 20ep."
+        )
+    if problem["type"] == "value_error" and not location:
+        return str(problem["ctx"]["error"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"Configuration key {key!r} is {problem['input']!r}: {message}"
+
+
+def _section_at(location: list[str]) -> type[pydantic.BaseModel]:
+    section: type[pydantic.BaseModel] = ExperimentConfig
+    for name in location:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+        section = annotation
+    return section

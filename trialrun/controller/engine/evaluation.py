@@ -1,0 +1,160 @@
+"""Evaluates the validation data: every record once, on all slots, and nothing else changes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from trialrun._data import to_device
+from trialrun._errors import TrialrunError
+from trialrun._trial import Trial
+from trialrun._wrapped import WrappedReducer
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.loaders import ValidationData
+from trialrun.controller.engine.metrics import (
+    EvaluatedBatch,
+    check_scalars,
+    reduce_custom,
+    reduce_evaluated,
+    to_floats,
+)
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.slot_state import Phase, ReducerContents
+from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.stopping import Agreement
+from trialrun.samplers.addresses import Stream
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What a validation found."""
+
+    metrics: dict[str, float]
+    num_records: int
+
+
+class Evaluator:
+    """Runs ``evaluate_batch`` over the validation data and reduces what it returns.
+
+    Args:
+        trial: The user's trial.
+        models: Its models, which are in eval mode meanwhile.
+        reducers: The reducers that take part in validation.
+        data: The validation batches of this process.
+        slots: The slots of this process.
+        contents: What the reducers of each slot have collected.
+        generators: Set to each batch's address, so that validating changes nothing in training.
+        collectives: The processes.
+        agreement: Asked after every round whether to stop.
+        device: Where batches go.
+        max_rounds: Batches that each slot evaluates at most; None: all.
+    """
+
+    def __init__(
+        self,
+        *,
+        trial: Trial,
+        models: Sequence[torch.nn.Module],
+        reducers: Sequence[WrappedReducer],
+        data: ValidationData,
+        slots: range,
+        contents: ReducerContents,
+        generators: Generators,
+        collectives: Collectives,
+        agreement: Agreement,
+        device: torch.device,
+        max_rounds: int | None = None,
+    ) -> None:
+        self._trial = trial
+        self._models = models
+        self._reducers = reducers
+        self._data = data
+        self._slots = slots
+        self._contents = contents
+        self._generators = generators
+        self._collectives = collectives
+        self._agreement = agreement
+        self._device = device
+        self._max_rounds = max_rounds
+
+    def evaluate(self) -> Evaluated | None:
+        """Evaluates all batches.
+
+        Returns:
+            The metrics, on every process; None when a stop was agreed on meanwhile: a validation is
+            whole or absent.
+
+        Raises:
+            InvalidMetricError: Metrics are no numbers, or named differently between batches.
+            SlotError: User code raised.
+        """
+        batches: list[tuple[int, int, dict[str, Any]]] = []
+        with _eval_mode(self._models), torch.no_grad():
+            self._reset_reducers()
+            for number, pieces in enumerate(self._data.rounds()):
+                if number == self._max_rounds:
+                    break
+                self._agreement.begin()
+                batches += [self._evaluate_batch(*piece) for piece in pieces]
+                stop_agreed = self._agreement.settle()[0]
+                if stop_agreed:
+                    return None
+            return self._reduce(batches)
+
+    def _evaluate_batch(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
+        self._contents.enter(Phase.VALIDATION, slot)
+        self._generators.enter(Stream.VALIDATION, number)
+        try:
+            batch = to_device(batch, self._device)
+            returned = self._trial.evaluate_batch(batch=batch, batch_idx=number)
+            scalars = check_scalars(returned, "evaluate_batch")
+            return number, self._trial.get_batch_length(batch), scalars
+        except TrialrunError:
+            raise
+        except Exception as error:
+            raise SlotError(slot) from error
+
+    def _reduce(self, batches: list[EvaluatedBatch]) -> Evaluated:
+        floats = to_floats([scalars for _, _, scalars in batches])
+        rows = [(n, records, row) for (n, records, _), row in zip(batches, floats, strict=True)]
+        per_slot = self._per_slot_results()
+        gathered = self._collectives.gather((rows, per_slot), "validation metrics")
+        outcome = None
+        if gathered is not None:
+            all_rows = [row for process_rows, _ in gathered for row in process_rows]
+            all_slots = [results for _, process_slots in gathered for results in process_slots]
+            metrics = reduce_evaluated(all_rows, self._trial.evaluation_reducer())
+            metrics = reduce_custom(self._reducers, all_slots, metrics)
+            outcome = (metrics, sum(records for _, records, _ in all_rows))
+        metrics, num_records = self._collectives.broadcast(outcome, "validation metrics")
+        return Evaluated(metrics=metrics, num_records=num_records)
+
+    def _reset_reducers(self) -> None:
+        for slot in self._slots:
+            self._contents.enter(Phase.VALIDATION, slot)
+            for wrapped in self._reducers:
+                wrapped.reducer.reset()
+
+    def _per_slot_results(self) -> list[list[Any]]:
+        results = []
+        for slot in self._slots:
+            self._contents.enter(Phase.VALIDATION, slot)
+            results.append([wrapped.reducer.per_slot_reduce() for wrapped in self._reducers])
+        return results
+
+
+@contextlib.contextmanager
+def _eval_mode(models: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Puts all modules in eval mode, and each back into the mode that it had."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

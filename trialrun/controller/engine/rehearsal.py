@@ -1,0 +1,106 @@
+"""A rehearsal of the whole program: train, validate, checkpoint, restore, go on, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+
+from trialrun._errors import CheckpointError
+from trialrun._units import Batch
+from trialrun.controller.checkpoints.contents import read_contents
+from trialrun.controller.checkpoints.digest import named_tensors
+from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
+from trialrun.controller.config import CheckpointPolicy
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.stopping import StopRequest
+
+
+def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) -> None:
+    """Trains two windows straight, and again with a restore into a fresh trial between them.
+
+    A window is one batch, or ``aggregation_frequency`` batches. Each window is followed by one batch
+    of validation. Nothing of it is left behind.
+
+    Args:
+        spec: The trial.
+        collectives: The processes that share its slots.
+        device: Where this process computes.
+
+    Raises:
+        CheckpointError: The two ways gave different digests; the message names the first tensor that
+            differs.
+        TrialrunError: The trial breaks a rule.
+        Exception: Whatever the user's code raises.
+    """
+    window = spec.config.aggregation_frequency
+    with tempfile.TemporaryDirectory(prefix="trialrun-") as folder:
+        root = Path(collectives.broadcast(folder, "rehearsal folder"))
+        straight = _train(spec, 2 * window, root / "straight", collectives, device)
+        first_half = _train(spec, window, root / "restored", collectives, device)
+        resumed = dataclasses.replace(spec, resume_from=first_half)
+        restored = _train(resumed, 2 * window, root / "restored", collectives, device)
+        if collectives.is_chief:
+            _compare(straight, restored, 2 * window)
+        # The chief's folder must stay until every process has read from it.
+        collectives.broadcast(None, "end of rehearsal")
+
+
+def _train(
+    spec: TrialSpec,
+    num_batches: int,
+    folder: Path,
+    collectives: Collectives,
+    device: torch.device,
+) -> Path:
+    """Trains up to a batch and returns the folder of the checkpoint taken there."""
+    shortened = spec.config.model_copy(
+        update={
+            "max_length": Batch(num_batches),
+            "reporting_period": Batch(1),
+            "validation_period": None,
+            "checkpoint_period": None,
+            "checkpoint_policy": CheckpointPolicy.NONE,
+        }
+    )
+    stored: list[StoredCheckpoint] = []
+    store = CheckpointStore(folder, stored.append) if collectives.is_chief else None
+    try:
+        TrialSession(
+            dataclasses.replace(spec, config=shortened),
+            collectives=collectives,
+            device=device,
+            stop_request=StopRequest(),
+            journal=None,
+            sink=store,
+            max_validation_rounds=1,
+        ).run()
+    finally:
+        failure = store.close() if store is not None else None
+    if failure is not None:
+        raise CheckpointError(f"The checkpoint could not be written: {failure}") from failure
+    path = str(stored[-1].path) if stored else None
+    return Path(collectives.broadcast(path, "checkpoint folder"))
+
+
+def _compare(straight: Path, restored: Path, num_batches: int) -> None:
+    first, second = read_contents(straight), read_contents(restored)
+    if first.metadata["digest"] == second.metadata["digest"]:
+        return
+    tensors = named_tensors(first.models, first.state["optimizers"])
+    others = dict(named_tensors(second.models, second.state["optimizers"]))
+    differing = [
+        name
+        for name, tensor in tensors
+        if name not in others or not torch.equal(tensor, others.pop(name))
+    ] + list(others)
+    raise CheckpointError(
+        f"The trial does not resume exactly: {num_batches} batches give the digest "
+        f"{first.metadata['digest'][:16]} straight and {second.metadata['digest'][:16]} with a "
+        f"restore between them. The first tensor that differs is {differing[0]}. Usual causes: the "
+        "trial keeps state of its own from batch to batch, draws from a generator of its own, or "
+        "reads the time."
+    )

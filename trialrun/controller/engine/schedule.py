@@ -1,0 +1,157 @@
+"""What is due at the end of a batch: a report, a validation, a checkpoint, the end.
+
+Everything derives from the clock, the number of batches completed. Only lengths and periods given in
+time look at the chief's watch; what it shows is agreed on like a stop request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import time
+from typing import Any
+
+from trialrun._units import Batch, Epoch, Time, Unit
+
+
+class Event(enum.IntEnum):
+    """What can fall due; the values index the wishes that processes agree on."""
+
+    STOP = 0
+    END = 1
+    REPORT = 2
+    VALIDATION = 3
+    CHECKPOINT = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The resolved length and periods of a trial.
+
+    Args:
+        global_batch_size: Records in a batch over all slots.
+        epoch_length: Batches in an epoch.
+        window: Batches in an aggregation window. Validations, checkpoints and the end wait for a
+            window's end, so that no gradient is lost.
+        max_length: When the trial is complete.
+        reporting_period: How often training metrics are reported.
+        validation_period: How often the validation data is evaluated; None: only at the end.
+        checkpoint_period: How often a checkpoint is taken; None: only at validations and stops.
+    """
+
+    global_batch_size: int
+    epoch_length: int
+    window: int
+    max_length: Unit
+    reporting_period: Unit
+    validation_period: Unit | None
+    checkpoint_period: Unit | None
+
+    @property
+    def total_batches(self) -> int | None:
+        """The trial's length in batches, a whole number of windows; None when it is a time."""
+        length = self.batches(self.max_length)
+        return None if length is None else -(-length // self.window) * self.window
+
+    def batches(self, unit: Unit | None) -> int | None:
+        """Returns a length or period in batches; None where there is none or it is a time."""
+        if isinstance(unit, Batch):
+            return unit.value
+        return unit.value * self.epoch_length if isinstance(unit, Epoch) else None
+
+    def is_due(self, unit: Unit | None, batches_completed: int, span: int = 1) -> bool:
+        """Returns whether a multiple of the period lies in the last ``span`` batches."""
+        period = self.batches(unit)
+        if period is None or batches_completed == 0:
+            return False
+        return batches_completed // period > max(batches_completed - span, 0) // period
+
+    def count(self, unit: Unit | None) -> int | None:
+        """Returns how often a period falls due until the end; None where it cannot be said."""
+        total, period = self.total_batches, self.batches(unit)
+        return None if total is None or period is None else total // period
+
+    def describe(self) -> str:
+        """Returns the plan as people read it.
+
+        For example: ``20 epochs x 23 batches = 460 batches, 20 validations, 20 checkpoints``.
+        """
+        parts = [self._describe_length()]
+        for unit, name in (
+            (self.validation_period, "validation"),
+            (self.checkpoint_period, "checkpoint"),
+        ):
+            count = self.count(unit)
+            if count is not None:
+                parts.append(_plural(count, name))
+            elif unit is not None:
+                parts.append(f"a {name} every {unit}")
+        return ", ".join(parts)
+
+    def _describe_length(self) -> str:
+        total = self.total_batches
+        if total is None:
+            return f"{self.max_length} of training, epochs of {_plural(self.epoch_length, 'batch')}"
+        epochs, rest = divmod(total, self.epoch_length)
+        if rest or not epochs:
+            return f"{_plural(total, 'batch')}, epochs of {self.epoch_length}"
+        per_epoch = _plural(self.epoch_length, "batch")
+        return f"{_plural(epochs, 'epoch')} x {per_epoch} = {_plural(total, 'batch')}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as JSON data, for the records."""
+        units = ("max_length", "reporting_period", "validation_period", "checkpoint_period")
+        values = {name: getattr(self, name) for name in units}
+        return {
+            "global_batch_size": self.global_batch_size,
+            "epoch_length": self.epoch_length,
+            "total_batches": self.total_batches,
+            "description": self.describe(),
+            **{name: None if unit is None else str(unit) for name, unit in values.items()},
+        }
+
+
+def _plural(count: int, noun: str) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("ch") else f"{count} {noun}s"
+
+
+class Stopwatch:
+    """Seconds of training, added up over attempts, and since each event that has a period in time.
+
+    Args:
+        plan: The plan; its units in seconds matter here.
+        elapsed_seconds: What earlier attempts took, up to their checkpoint.
+    """
+
+    def __init__(self, plan: Plan, elapsed_seconds: float = 0.0) -> None:
+        self._start = time.monotonic() - elapsed_seconds
+        self._periods = {
+            event: unit.seconds
+            for event, unit in (
+                (Event.REPORT, plan.reporting_period),
+                (Event.VALIDATION, plan.validation_period),
+                (Event.CHECKPOINT, plan.checkpoint_period),
+            )
+            if isinstance(unit, Time)
+        }
+        self._limit = plan.max_length.seconds if isinstance(plan.max_length, Time) else None
+        self._last = dict.fromkeys(self._periods, elapsed_seconds)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training over all attempts."""
+        return time.monotonic() - self._start
+
+    def is_due(self, event: Event) -> bool:
+        """Returns whether the event's time has come."""
+        if event is Event.END:
+            return self._limit is not None and self.elapsed_seconds >= self._limit
+        period = self._periods.get(event)
+        return period is not None and self.elapsed_seconds - self._last[event] >= period
+
+    def happened(self, event: Event) -> None:
+        """Starts the event's period anew."""
+        if event in self._periods:
+            self._last[event] = self.elapsed_seconds

@@ -1,0 +1,273 @@
+"""Builds all that trains one trial in this process, in the order in which the parts need each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trialrun._context import TrialContext
+from trialrun._data import DataLoader
+from trialrun._errors import InvalidTrialError
+from trialrun._trial import Trial
+from trialrun.controller.checkpoints.contents import read_contents
+from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.config import ExperimentConfig
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.evaluation import Evaluator
+from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.loaders import TrainingData, ValidationData
+from trialrun.controller.engine.loop import CheckpointSink, Journal, Outcome, TrainingLoop
+from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.schedule import Plan, Stopwatch
+from trialrun.controller.engine.snapshot import Progress, Snapshots
+from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.trial_file import load_trial_class
+from trialrun.samplers.addresses import Stream
+from trialrun.samplers.permutation import ALGORITHM_VERSION
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """What a process must know to train a trial; it is sent to every process.
+
+    Args:
+        trial_file: The user's file.
+        trial_class: Which class in it; None where it has only one.
+        config: The experiment's configuration.
+        seed: The trial's seed.
+        intra_op_threads: CPU threads with which a slot computes.
+        metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
+        resume_from: The folder of the checkpoint to go on from.
+    """
+
+    trial_file: Path
+    trial_class: str | None
+    config: ExperimentConfig
+    seed: int
+    intra_op_threads: int
+    metadata: dict[str, Any]
+    resume_from: Path | None = None
+
+
+class TrialSession:
+    """One trial, ready to train in this process.
+
+    Args:
+        spec: The trial.
+        collectives: The processes that share its slots.
+        device: Where this process computes.
+        stop_request: What asks it to stop.
+        journal: Where the chief writes down what happens; None elsewhere.
+        sink: Where the chief hands checkpoints; None elsewhere.
+        max_validation_rounds: Batches that each slot evaluates at most; None: all.
+
+    Raises:
+        TrialrunError: The trial breaks a rule, or the checkpoint does not fit it.
+        Exception: Whatever the user's code raises.
+    """
+
+    plan: Plan
+    """The resolved length and periods."""
+    identity: RunIdentity
+    """The facts that decide the run's numbers."""
+    first_batch: int
+    """Where it goes on: batches completed."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        *,
+        collectives: Collectives,
+        device: torch.device,
+        stop_request: StopRequest,
+        journal: Journal | None,
+        sink: CheckpointSink | None,
+        max_validation_rounds: int | None = None,
+    ) -> None:
+        config = spec.config
+        torch.set_num_threads(spec.intra_op_threads)
+        contents = None if spec.resume_from is None else read_contents(spec.resume_from)
+        self.first_batch = 0 if contents is None else contents.state["batches"]
+        generators = Generators(spec.seed, device)
+        self._execution = Execution(
+            num_slots=config.slots,
+            aggregation_frequency=config.aggregation_frequency,
+            num_threads=spec.intra_op_threads,
+            generators=generators,
+            collectives=collectives,
+            stop_request=stop_request,
+            device=device,
+        )
+        context = TrialContext(
+            hyperparameters=config.hyperparameters,
+            num_slots=config.slots,
+            seed=spec.seed,
+            device=device,
+            initial_batch=self.first_batch,
+            engine=self._execution,
+        )
+        trial_class = load_trial_class(spec.trial_file, spec.trial_class)
+        # One address for all slots: every process builds the same model.
+        generators.enter(Stream.MODEL, 0)
+        trial = trial_class(context)
+        slots = self._execution.slot_numbers
+        data = TrainingData(
+            _described(trial, "build_training_data_loader"),
+            seed=spec.seed,
+            num_slots=config.slots,
+            slots=slots,
+        )
+        validation_data = ValidationData(
+            _described(trial, "build_validation_data_loader"),
+            seed=spec.seed,
+            num_slots=config.slots,
+            slots=slots,
+        )
+        _require_wrapped(context)
+        self.plan = _make_plan(config, data)
+        self.identity = _make_identity(spec, data, device)
+        self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
+        window = TrainingWindow(slots, collectives)
+        snapshots = Snapshots(context, self._execution, window, collectives)
+        progress, elapsed_seconds = Progress(), 0.0
+        if contents is None:
+            collectives.broadcast_tensors(
+                [t for model in context.models for t in model.state_dict().values()]
+            )
+        else:
+            for difference in self.identity.differences(contents.metadata["identity"]):
+                if collectives.is_chief:
+                    logger.warning(difference)
+            progress = snapshots.restore(contents)
+            elapsed_seconds = contents.state["elapsed_seconds"]
+        if collectives.is_chief:
+            self._warn_of_small_dataset(data)
+        self.loop = TrainingLoop(
+            execution=self._execution,
+            batches=data.batches_from(self.first_batch),
+            snapshots=snapshots,
+            window=window,
+            reducers=context._reducers,
+            plan=self.plan,
+            stopwatch=Stopwatch(self.plan, elapsed_seconds),
+            progress=progress,
+            policy=config.checkpoint_policy,
+            searched_metric=config.searcher.metric,
+            smaller_is_better=config.searcher.smaller_is_better,
+            step_zero_validation=config.step_zero_validation,
+            metadata={"identity": self.identity.to_json(), **spec.metadata},
+            collectives=collectives,
+            stop_request=stop_request,
+            journal=journal,
+            sink=sink,
+        )
+        self._evaluator = Evaluator(
+            trial=trial,
+            models=context.models,
+            reducers=[wrapped for wrapped in context._reducers if wrapped.for_validation],
+            data=validation_data,
+            slots=slots,
+            contents=self._execution.reducers,
+            generators=generators,
+            collectives=collectives,
+            agreement=self.loop.agreement,
+            device=device,
+            max_rounds=max_validation_rounds,
+        )
+
+    def run(self) -> Outcome:
+        """Trains until the trial is complete or a stop is agreed on."""
+        try:
+            return self.loop.run(self._evaluator)
+        finally:
+            self._execution.close()
+
+    @property
+    def batches_completed(self) -> int:
+        """The clock."""
+        return self._execution.batches_completed
+
+    @property
+    def slot(self) -> int:
+        """The slot that executes, or executed last: where an error came from."""
+        return self._execution.slot
+
+    def _warn_of_small_dataset(self, data: TrainingData) -> None:
+        if data.num_records < data.global_batch_size:
+            logger.warning(
+                "The training data has %d records, fewer than the %d of one batch: each batch holds "
+                "records of several passes.",
+                data.num_records,
+                data.global_batch_size,
+            )
+
+
+def _described(trial: Trial, method: str) -> DataLoader:
+    loader = getattr(trial, method)()
+    if not isinstance(loader, DataLoader):
+        raise InvalidTrialError(
+            f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which takes "
+            "torch's arguments: trialrun itself then decides which records make a batch, so that it "
+            "can resume at any of them."
+        )
+    return loader
+
+
+def _require_wrapped(context: TrialContext) -> None:
+    if not context.models:
+        raise InvalidTrialError(
+            "The trial wrapped no model. Call self.model = context.wrap_model(...) in __init__."
+        )
+    if not context.optimizers:
+        raise InvalidTrialError(
+            "The trial wrapped no optimizer. Call self.optimizer = context.wrap_optimizer(...) in "
+            "__init__."
+        )
+    known = {id(parameter) for model in context.models for parameter in model.parameters()}
+    for index, optimizer in enumerate(context.optimizers):
+        parameters: Iterator[torch.nn.Parameter] = itertools.chain.from_iterable(
+            group["params"] for group in optimizer.param_groups
+        )
+        for parameter in parameters:
+            if id(parameter) not in known:
+                raise InvalidTrialError(
+                    f"Optimizer {index} ({type(optimizer).__name__}) has a parameter of shape "
+                    f"{tuple(parameter.shape)} that belongs to no wrapped model, so no checkpoint "
+                    "would hold it. Call context.wrap_model on its model before the optimizer is "
+                    "made."
+                )
+
+
+def _make_plan(config: ExperimentConfig, data: TrainingData) -> Plan:
+    return Plan(
+        global_batch_size=data.global_batch_size,
+        epoch_length=data.epoch_length,
+        window=config.aggregation_frequency,
+        max_length=config.max_length,
+        reporting_period=config.reporting_period,
+        validation_period=config.validation_period,
+        checkpoint_period=config.checkpoint_period,
+    )
+
+
+def _make_identity(spec: TrialSpec, data: TrainingData, device: torch.device) -> RunIdentity:
+    return RunIdentity(
+        seed=spec.seed,
+        dataset_length=data.num_records,
+        global_batch_size=data.global_batch_size,
+        num_slots=spec.config.slots,
+        aggregation_frequency=spec.config.aggregation_frequency,
+        shuffle_version=ALGORITHM_VERSION,
+        device_type=device.type,
+        intra_op_threads=spec.intra_op_threads,
+        torch_version=torch.__version__,
+    )

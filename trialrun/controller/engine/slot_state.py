@@ -1,0 +1,186 @@
+"""What each slot has for itself while several share a process: gradients, buffers, reducers, draws.
+
+With one slot in a process only reducers are swapped, between training and validation. Buffers (BatchNorm's statistics): every slot of a batch
+starts from the same values, and after the batch slot 0's are everybody's.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from trialrun._wrapped import WrappedReducer
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.randomness import Generators, GeneratorStates
+
+
+class ModelBuffers:
+    """The buffers of all models, looked up anew each time: a module may replace a buffer."""
+
+    def __init__(self, models: Sequence[torch.nn.Module]) -> None:
+        # A shared module is visited once; one without buffers never again.
+        self._modules = list(
+            dict.fromkeys(
+                module
+                for model in models
+                for module in model.modules()
+                if any(buffer is not None for buffer in module._buffers.values())
+            )
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._modules)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for module in self._modules:
+            yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+
+    def share(self, collectives: Collectives) -> None:
+        """Gives the chief's buffers, which are slot 0's, to every process."""
+        if self._modules and collectives.size > 1:
+            collectives.broadcast_tensors(list(self))
+
+    def copy(self) -> list[torch.Tensor]:
+        """Returns the values in memory of their own."""
+        return [buffer.clone() for buffer in self]
+
+    def set(self, values: list[torch.Tensor]) -> None:
+        """Writes values into the buffers in place."""
+        for buffer, value in zip(self, values, strict=True):
+            buffer.copy_(value)
+
+
+class Phase(enum.Enum):
+    """What a reducer is collecting for; the two never mix."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+
+
+class ReducerContents:
+    """The attributes of the trial's metric reducers, once for each phase and slot.
+
+    The trial holds one object for each reducer, and it stays that object: entering a slot exchanges
+    its attributes.
+
+    Args:
+        reducers: The wrapped metric reducers.
+        slots: The slots of this process.
+        shared: Objects that are not copied where an attribute refers to them: the trial, models.
+    """
+
+    def __init__(
+        self, reducers: Sequence[WrappedReducer], slots: range, shared: Sequence[object]
+    ) -> None:
+        self._reducers = [wrapped.reducer for wrapped in reducers]
+        self._contents = {
+            (phase, slot): [
+                copy.deepcopy(vars(reducer), {id(item): item for item in shared})
+                for reducer in self._reducers
+            ]
+            for phase in Phase
+            for slot in slots
+        }
+        for phase, slot in self._contents:
+            self.enter(phase, slot)
+            for reducer in self._reducers:
+                reducer.reset()
+
+    def enter(self, phase: Phase, slot: int) -> None:
+        """Installs the contents of one slot."""
+        for reducer, contents in zip(self._reducers, self._contents[phase, slot], strict=True):
+            reducer.__dict__ = contents
+
+
+class FoldedSlotState:
+    """Swaps what folded slots have for themselves as the baton goes from one to the next.
+
+    Args:
+        slots: The slots of this process.
+        models: The wrapped models.
+        buffers: Their buffers.
+        reducers: What the reducers have collected.
+        generators: The process's random generators.
+    """
+
+    def __init__(
+        self,
+        slots: range,
+        models: Sequence[torch.nn.Module],
+        buffers: ModelBuffers,
+        reducers: ReducerContents,
+        generators: Generators,
+    ) -> None:
+        self._generators = generators
+        self._parameters = list(
+            dict.fromkeys(parameter for model in models for parameter in model.parameters())
+        )
+        self._buffers = buffers
+        self._reducers = reducers
+        self._first_slot = slots.start
+        self._gradients: dict[int, list[torch.Tensor | None]] = {
+            slot: [None] * len(self._parameters) for slot in slots
+        }
+        self._draws: dict[int, GeneratorStates] = {}
+        self._slot_buffers: dict[int, list[torch.Tensor]] = {}
+        self._common_buffers: list[torch.Tensor] = []
+
+    def begin_batch(self) -> None:
+        """Makes the present buffers those from which every slot starts."""
+        self._draws = {}
+        self._slot_buffers = {}
+        self._common_buffers = self._buffers.copy()
+
+    def end_batch(self) -> None:
+        """Installs the first slot's buffers; with slot 0 in this process they are everybody's."""
+        self._buffers.set(self._slot_buffers[self._first_slot])
+        self._set_gradients([None] * len(self._parameters))
+
+    def enter(self, slot: int) -> None:
+        """Installs the slot's gradients, buffers, reducer contents and place among its draws."""
+        self._set_gradients(self._gradients[slot])
+        self._reducers.enter(Phase.TRAINING, slot)
+        self._buffers.set(self._slot_buffers.get(slot, self._common_buffers))
+        if slot in self._draws:
+            self._generators.restore(self._draws[slot])
+
+    def leave(self, slot: int, finished: bool) -> None:
+        """Keeps them for the slot."""
+        self._gradients[slot] = [parameter.grad for parameter in self._parameters]
+        if not finished:
+            self._draws[slot] = self._generators.save()
+        if not finished or slot == self._first_slot:
+            self._slot_buffers[slot] = self._buffers.copy()
+
+    def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+class SingleSlotState:
+    """One slot in the process: all but the reducers simply stays where it is.
+
+    Args:
+        slot: The slot.
+        reducers: What the reducers have collected.
+    """
+
+    def __init__(self, slot: int, reducers: ReducerContents) -> None:
+        self._slot = slot
+        self._reducers = reducers
+
+    def begin_batch(self) -> None:
+        """Takes the reducers back from validation."""
+        self._reducers.enter(Phase.TRAINING, self._slot)
+
+    def end_batch(self) -> None:
+        """Does nothing."""
+
+    def enter(self, slot: int) -> None:
+        """Does nothing."""
+
+    def leave(self, slot: int, finished: bool) -> None:
+        """Does nothing."""

@@ -1,0 +1,218 @@
+"""Takes a trial's state at a batch boundary into memory, and puts it back, strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trialrun._context import TrialContext
+from trialrun._errors import CheckpointError
+from trialrun._reducers import MetricReducer
+from trialrun.controller import plain
+from trialrun.controller.checkpoints.contents import CheckpointContents
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.slot_state import Phase
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """What the loop knows besides the clock, equal on every process.
+
+    Args:
+        best_metric: The best value of the searched metric so far, if any.
+        best_batches: At which batch it was found.
+        validated_batches: The batch of the last whole validation.
+        validation_metrics: What it found.
+        training_metrics: What the last report found.
+    """
+
+    best_metric: float | None = None
+    best_batches: int | None = None
+    validated_batches: int | None = None
+    validation_metrics: dict[str, float] | None = None
+    training_metrics: dict[str, float] | None = None
+
+
+class Snapshots:
+    """Captures and restores one trial.
+
+    Args:
+        context: What the trial wrapped.
+        execution: Who executes it.
+        window: The unfinished reporting period.
+        collectives: The processes: each has the unfinished period of its own slots.
+    """
+
+    def __init__(
+        self,
+        context: TrialContext,
+        execution: Execution,
+        window: TrainingWindow,
+        collectives: Collectives,
+    ) -> None:
+        self._context = context
+        self._execution = execution
+        self._window = window
+        self._collectives = collectives
+
+    def capture(
+        self, progress: Progress, elapsed_seconds: float, metadata: dict[str, Any]
+    ) -> CheckpointContents | None:
+        """Copies the state; every process calls it, since each has its own slots.
+
+        Returns:
+            The contents on the chief, None elsewhere.
+
+        Raises:
+            TrialrunError: Some state is not plain data; the message names where.
+        """
+        slot_states = self._collectives.gather(self._own_slot_states(), "slot states")
+        if slot_states is None:
+            return None
+        context = self._context
+        schedulers = [wrapped.scheduler for wrapped in context.lr_schedulers]
+        return CheckpointContents(
+            models=[
+                {
+                    key: plain.snapshot(value, f"model {index}[{key!r}]")
+                    for key, value in model.state_dict().items()
+                }
+                for index, model in enumerate(context.models)
+            ],
+            state={
+                "batches": self._execution.batches_completed,
+                "elapsed_seconds": elapsed_seconds,
+                "progress": dataclasses.asdict(progress),
+                "optimizers": _state_dicts(context.optimizers, "optimizer"),
+                "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
+                "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
+                "lr_schedulers": _state_dicts(schedulers, "lr_scheduler"),
+                "slots": plain.snapshot(
+                    [state for states in slot_states for state in states], "slot states"
+                ),
+            },
+            metadata=metadata,
+        )
+
+    def restore(self, contents: CheckpointContents) -> Progress:
+        """Puts a captured state back.
+
+        Returns:
+            What the loop knew.
+
+        Raises:
+            CheckpointError: Names, counts, shapes or types differ; the message says which.
+        """
+        context, state = self._context, contents.state
+        _require_same_count("models", context.models, contents.models)
+        _require_same_count("optimizers", context.optimizers, state["optimizers"])
+        _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        self._require_same_optimizers(state["optimizer_types"])
+        for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
+            _require_same_tensors(f"model {index}", model.state_dict(), saved)
+            model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
+        for index, optimizer in enumerate(context.optimizers):
+            try:
+                optimizer.load_state_dict(plain.restore(state["optimizers"][index]))
+            except ValueError as error:
+                raise CheckpointError(
+                    f"The checkpoint does not fit optimizer {index} "
+                    f"({type(optimizer).__name__}): {error}. The trial's code has changed since; "
+                    "restore it, or submit a new experiment."
+                ) from error
+        for wrapped, saved in zip(context.lr_schedulers, state["lr_schedulers"], strict=True):
+            wrapped.scheduler.load_state_dict(plain.restore(saved))
+        for steps, saved in zip(self._execution.steps, state["optimizer_steps"], strict=True):
+            steps.load_state_dict(saved)
+        self._restore_slots(state["slots"])
+        return Progress(**plain.restore(state["progress"]))
+
+    def _own_slot_states(self) -> list[dict[str, Any]]:
+        states = []
+        for slot in self._execution.slot_numbers:
+            self._execution.reducers.enter(Phase.TRAINING, slot)
+            states.append(
+                {
+                    "metrics": self._window.slot_state(slot),
+                    "reducers": {
+                        name: reducer.state_dict() for name, reducer in self._training_reducers()
+                    },
+                }
+            )
+        return states
+
+    def _restore_slots(self, states: list[dict[str, Any]]) -> None:
+        reducers = dict(self._training_reducers())
+        for slot in self._execution.slot_numbers:
+            saved = states[slot]["reducers"]
+            if list(saved) != list(reducers):
+                raise CheckpointError(
+                    f"The trial has the training reducers {list(reducers)}, but the checkpoint has "
+                    f"{list(saved)}. Restore the trial's code, or submit a new experiment."
+                )
+            self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
+            self._execution.reducers.enter(Phase.TRAINING, slot)
+            for name, reducer in reducers.items():
+                reducer.load_state_dict(plain.restore(saved[name]))
+
+    def _training_reducers(self) -> list[tuple[str, MetricReducer]]:
+        return [
+            (f"{index}: {wrapped.label}", wrapped.reducer)
+            for index, wrapped in enumerate(self._context._reducers)
+            if wrapped.for_training
+        ]
+
+    def _require_same_optimizers(self, recorded: list[str]) -> None:
+        for index, (optimizer, name) in enumerate(
+            zip(self._context.optimizers, recorded, strict=True)
+        ):
+            if type(optimizer).__name__ != name:
+                raise CheckpointError(
+                    f"Optimizer {index} was {name} and is now {type(optimizer).__name__}. Restore "
+                    "the trial's code, or submit a new experiment."
+                )
+
+
+def _state_dicts(items: list[Any], name: str) -> list[Any]:
+    return [plain.snapshot(item.state_dict(), f"{name} {i}") for i, item in enumerate(items)]
+
+
+def _require_same_count(name: str, wrapped: list[Any], saved: list[Any]) -> None:
+    if len(wrapped) != len(saved):
+        raise CheckpointError(
+            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore the "
+            "trial's code, or submit a new experiment."
+        )
+
+
+def _require_same_tensors(name: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Compares the tensors of a state with those of a checkpoint by name, shape and type.
+
+    Args:
+        name: What the state belongs to, e.g. ``model 0``.
+        expected: The trial's own state.
+        found: The checkpoint's.
+
+    Raises:
+        CheckpointError: They differ; the message names the first differences with both sides.
+    """
+    problems = [f"{key} is missing in the checkpoint" for key in expected.keys() - found.keys()]
+    problems += [f"{key} is unknown to the trial" for key in found.keys() - expected.keys()]
+    for key in expected.keys() & found.keys():
+        ours, theirs = expected[key], found[key]
+        if not hasattr(ours, "shape") or not hasattr(theirs, "shape"):
+            continue
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            problems.append(
+                f"{key} is {tuple(ours.shape)} {ours.dtype} in the trial and "
+                f"{tuple(theirs.shape)} {theirs.dtype} in the checkpoint"
+            )
+    if problems:
+        shown = sorted(problems)
+        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
+        raise CheckpointError(
+            f"The checkpoint does not fit {name}: {'; '.join(shown[:3])}{more}. The trial's code "
+            "has changed since; restore it, or submit a new experiment."
+        )

@@ -1,0 +1,370 @@
+"""Experiments as commands see them: submitted, run, paused, killed, found dead."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trialrun._errors import BookkeepingError, CheckpointError, RunConflictError
+from trialrun.controller.bookkeeping import (
+    AttemptRow,
+    CheckpointRow,
+    CheckpointState,
+    Database,
+    ExperimentRow,
+    RunState,
+    TrialRow,
+    checkpoints_of_trial,
+    claim_trial,
+    create_experiment,
+    finish_attempt,
+    get_experiment,
+    get_trial,
+    mark_checkpoint,
+    request_stop,
+    rewind,
+    running_attempts,
+    trials_of_experiment,
+)
+from trialrun.controller.checkpoints.manifest import verify
+from trialrun.controller.checkpoints.store import remove_leftovers
+from trialrun.controller.config import ExperimentConfig, read_config
+from trialrun.controller.home import Home
+from trialrun.controller.launch.lock import TrialLock
+from trialrun.controller.launch.placement import threads_per_slot
+
+_LOCK_WAIT_SECONDS = 3.0
+_POLL_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialFolder:
+    """Where one trial's files lie."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, experiment: ExperimentRow, trial: TrialRow) -> TrialFolder:
+        """Returns the folder of a recorded trial."""
+        return cls(path=Path(experiment.directory) / "trials" / str(trial.id))
+
+    @property
+    def lock(self) -> Path:
+        """Held while any process trains the trial."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder for each checkpoint."""
+        return self.path / "checkpoints"
+
+    def attempt(self, number: int) -> Path:
+        """Output of one attempt's processes."""
+        return self.path / "attempts" / str(number)
+
+
+def submit_experiment(
+    database: Database,
+    home: Home,
+    *,
+    trial_file: Path,
+    trial_class: str | None,
+    config: ExperimentConfig,
+) -> tuple[ExperimentRow, TrialRow]:
+    """Records a new experiment with one trial.
+
+    Args:
+        database: Where to record it.
+        home: Where its files go.
+        trial_file: The user's file; a copy of it is kept.
+        trial_class: Which class in it, if it has several.
+        config: Its configuration. Threads that it leaves open are chosen here, once.
+
+    Raises:
+        BookkeepingError: Its folder exists already, left by another database.
+    """
+    threads = config.intra_op_threads or threads_per_slot(config.slots)
+    config = config.model_copy(update={"intra_op_threads": threads})
+    experiment, trial = create_experiment(
+        database,
+        name=config.name or trial_file.stem,
+        description=config.description,
+        trial_file=trial_file,
+        trial_class=trial_class or "",
+        trial_source_hash=_hash_source(trial_file),
+        config=config.to_json(),
+        hyperparameters=config.hyperparameters,
+        seed=config.seed,
+        experiments_directory=home.experiments,
+        git_commit=_git_commit(trial_file.parent),
+    )
+    folder = Path(experiment.directory)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise BookkeepingError(
+            f"{folder} exists, but {database.name} has just given out its number: the home belongs "
+            "to another database. Give each database a home of its own, with --home."
+        ) from None
+    shutil.copy2(trial_file, folder / trial_file.name)
+    return experiment, trial
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedAttempt:
+    """An attempt that is claimed, locked and ready to start."""
+
+    experiment: ExperimentRow
+    trial: TrialRow
+    attempt: AttemptRow
+    config: ExperimentConfig
+    folder: TrialFolder
+    lock: TrialLock
+    checkpoint: CheckpointRow | None
+    warnings: list[str]
+
+
+@contextmanager
+def prepared_attempt(
+    database: Database, trial_id: int, num_processes: int
+) -> Iterator[PreparedAttempt]:
+    """Claims a trial for this process, until the block ends.
+
+    The newest whole checkpoint is found by its hashes; damaged ones are marked. What was recorded
+    after it will come again, and is forgotten.
+
+    Args:
+        database: Where the trial is recorded.
+        trial_id: Which trial.
+        num_processes: P.
+
+    Raises:
+        RunConflictError: The trial runs already, or is complete.
+    """
+    trial = get_trial(database, trial_id)
+    experiment = get_experiment(database, trial.experiment_id)
+    folder = TrialFolder.of(experiment, trial)
+    lock = TrialLock.take(folder.lock, _LOCK_WAIT_SECONDS)
+    if lock is None:
+        raise RunConflictError(_runs_already(experiment))
+    try:
+        _bury(database, experiment, trial)
+        trial = get_trial(database, trial_id)
+        if trial.state is RunState.RUNNING:
+            raise RunConflictError(_runs_already(experiment))
+        if trial.state is RunState.COMPLETED:
+            raise RunConflictError(
+                f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
+                "there is nothing to resume. Submit a new one to train longer."
+            )
+        checkpoint, warnings = _newest_whole_checkpoint(database, trial)
+        warnings += _source_warnings(experiment)
+        first_batch = checkpoint.batches if checkpoint else 0
+        attempt = claim_trial(
+            database,
+            trial_id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            num_processes=num_processes,
+            first_batch=first_batch,
+            resumed_from=checkpoint.uuid if checkpoint else None,
+        )
+        if attempt is None:
+            raise RunConflictError(_runs_already(experiment))
+        rewind(database, trial_id, first_batch)
+        folder.attempt(attempt.number).mkdir(parents=True, exist_ok=True)
+        yield PreparedAttempt(
+            experiment=experiment,
+            trial=trial,
+            attempt=attempt,
+            config=read_config(experiment.config),
+            folder=folder,
+            lock=lock,
+            checkpoint=checkpoint,
+            warnings=warnings,
+        )
+    finally:
+        lock.release()
+
+
+def trial_of_experiment(database: Database, experiment_id: int) -> tuple[ExperimentRow, TrialRow]:
+    """Returns an experiment and its one trial.
+
+    Raises:
+        BookkeepingError: There is no such experiment.
+    """
+    experiment = get_experiment(database, experiment_id)
+    (trial,) = trials_of_experiment(database, experiment_id)
+    return experiment, trial
+
+
+def trial_slots(database: Database, trial_id: int) -> int:
+    """Returns the slots of a recorded trial."""
+    experiment = get_experiment(database, get_trial(database, trial_id).experiment_id)
+    return read_config(experiment.config).slots
+
+
+def bury_dead_attempts(database: Database) -> list[AttemptRow]:
+    """Marks attempts whose processes are gone, and removes what they were still writing.
+
+    Only attempts of this machine can be judged; every command begins with this.
+
+    Returns:
+        The attempts that were found dead.
+    """
+    buried = []
+    for attempt in running_attempts(database):
+        if attempt.hostname != socket.gethostname():
+            continue
+        trial = get_trial(database, attempt.trial_id)
+        experiment = get_experiment(database, trial.experiment_id)
+        lock = TrialLock.take(TrialFolder.of(experiment, trial).lock)
+        if lock is not None:
+            try:
+                buried += _bury(database, experiment, trial)
+            finally:
+                lock.release()
+    return buried
+
+
+def pause_experiment(database: Database, experiment_id: int, wait: bool = True) -> TrialRow:
+    """Asks a running experiment to stop at its next batch boundary.
+
+    Args:
+        database: Where it is recorded.
+        experiment_id: Which experiment.
+        wait: Whether to wait until it has stopped.
+
+    Returns:
+        The trial as it is then.
+
+    Raises:
+        RunConflictError: It does not run.
+    """
+    experiment, trial = trial_of_experiment(database, experiment_id)
+    attempt = _running_attempt(database, experiment, trial)
+    request_stop(database, attempt.id)
+    while wait and running_attempts(database, trial_id=trial.id):
+        time.sleep(_POLL_SECONDS)
+        bury_dead_attempts(database)
+    return get_trial(database, trial.id)
+
+
+def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
+    """Ends a running experiment at once, without a checkpoint.
+
+    Returns:
+        The trial as it is then.
+
+    Raises:
+        RunConflictError: It does not run, or runs on another machine.
+    """
+    experiment, trial = trial_of_experiment(database, experiment_id)
+    attempt = _running_attempt(database, experiment, trial)
+    if attempt.hostname != socket.gethostname():
+        raise RunConflictError(
+            f"Experiment {experiment_id} runs on {attempt.hostname}. Kill it there, or pause it."
+        )
+    # The lock is held, so the recorded process lives and its number is nobody else's.
+    os.kill(attempt.pid, signal.SIGKILL)
+    lock = TrialLock.take(TrialFolder.of(experiment, trial).lock, wait_seconds=30.0)
+    if lock is None:
+        raise RunConflictError(
+            f"Experiment {experiment_id} was killed, but a process of it does not end. Look for it "
+            "with ps, and end it by hand."
+        )
+    try:
+        finish_attempt(database, attempt.id, RunState.KILLED, error="Killed on request.")
+        _remove_leftovers(database, experiment, trial)
+    finally:
+        lock.release()
+    return get_trial(database, trial.id)
+
+
+def _running_attempt(database: Database, experiment: ExperimentRow, trial: TrialRow) -> AttemptRow:
+    bury_dead_attempts(database)
+    running = running_attempts(database, trial_id=trial.id)
+    if not running:
+        state = get_trial(database, trial.id).state.name
+        raise RunConflictError(f"Experiment {experiment.id} does not run: it is {state}.")
+    return running[0]
+
+
+def _bury(database: Database, experiment: ExperimentRow, trial: TrialRow) -> list[AttemptRow]:
+    """Marks the trial's running attempts dead; the caller holds its lock, so they are."""
+    dead = [
+        attempt
+        for attempt in running_attempts(database, trial_id=trial.id)
+        if attempt.hostname == socket.gethostname()
+    ]
+    for attempt in dead:
+        finish_attempt(database, attempt.id, RunState.DEAD, error="Its process is gone.")
+    if dead:
+        _remove_leftovers(database, experiment, trial)
+    return dead
+
+
+def _remove_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
+    recorded = [row.uuid for row in checkpoints_of_trial(database, trial.id)]
+    remove_leftovers(TrialFolder.of(experiment, trial).checkpoints, recorded)
+
+
+def _newest_whole_checkpoint(
+    database: Database, trial: TrialRow
+) -> tuple[CheckpointRow | None, list[str]]:
+    warnings = []
+    rows = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
+    for row in rows:
+        try:
+            verify(Path(row.path), row.files)
+        except CheckpointError as error:
+            mark_checkpoint(database, row.uuid, CheckpointState.DAMAGED)
+            warnings.append(f"{error} It is marked as damaged; an older one is looked for.")
+        else:
+            return row, warnings
+    if rows:
+        warnings.append("No whole checkpoint is left: training starts again from batch 0.")
+    return None, warnings
+
+
+def _source_warnings(experiment: ExperimentRow) -> list[str]:
+    path = Path(experiment.trial_file)
+    if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
+        return [
+            f"{path} has changed since experiment {experiment.id} was submitted: results may differ "
+            f"from an uninterrupted run. The submitted text is {experiment.directory}/{path.name}."
+        ]
+    return []
+
+
+def _runs_already(experiment: ExperimentRow) -> str:
+    return (
+        f"Experiment {experiment.id} runs already. Pause it first (trialrun pause {experiment.id}), "
+        f"or look at it (trialrun show {experiment.id})."
+    )
+
+
+def _hash_source(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git_commit(folder: Path) -> str | None:
+    """Returns the commit of the user's repository, with ``+`` where it has changes."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        # No tags: the name is then the commit itself.
+        result = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

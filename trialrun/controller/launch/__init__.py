@@ -1,0 +1,1 @@
+"""Starts the processes of an attempt, watches over them, and says how it ended."""

@@ -1,0 +1,48 @@
+"""How a training process says why it failed: one small file, read by the supervisor."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import time
+from pathlib import Path
+
+
+class FailureKind(enum.Enum):
+    """Whose failure it was."""
+
+    RULE = "rule"
+    """The trial, the configuration or a checkpoint breaks a rule; the message says all."""
+    USER_CODE = "user code"
+    """The trial's code raised an exception; the traceback is the user's."""
+    PEER_LOST = "peer lost"
+    """Another process of the attempt is gone: a consequence, not a cause."""
+    INTERNAL = "internal"
+    """trialrun itself failed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why one process failed."""
+
+    kind: FailureKind
+    message: str
+    traceback: str | None
+    process: int
+    failed_at: float = dataclasses.field(default_factory=time.time)
+
+    def write(self, folder: Path) -> None:
+        """Leaves the failure in the attempt's folder."""
+        data = dataclasses.asdict(self) | {"kind": self.kind.name}
+        (folder / f"failure-{self.process}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def first_failure(folder: Path) -> Failure | None:
+    """Returns the failure that came first; one that only followed from another's comes last."""
+    failures = []
+    for path in folder.glob("failure-*.json"):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        failures.append(Failure(**data | {"kind": FailureKind[data["kind"]]}))
+    failures.sort(key=lambda f: (f.kind is FailureKind.PEER_LOST, f.failed_at))
+    return failures[0] if failures else None

@@ -1,0 +1,47 @@
+"""How many processes and threads execute the slots; both divide the machine, P also the slots."""
+
+from __future__ import annotations
+
+import os
+
+from trialrun._errors import ConfigurationError
+from trialrun.controller.config import not_divisible
+
+
+def num_cores() -> int:
+    """Returns the cores on which this process may run."""
+    return len(os.sched_getaffinity(0))
+
+
+def threads_per_slot(num_slots: int) -> int:
+    """Returns the CPU threads of a slot: the cores shared out over the slots, at least 1.
+
+    It is chosen once, when an experiment is submitted, because it decides how sums inside an
+    operation are rounded.
+    """
+    return max(1, num_cores() // num_slots)
+
+
+def choose_num_processes(requested: int | None, num_slots: int) -> int:
+    """Returns P: what was asked for, or the largest divisor of the slots that the machine serves.
+
+    A process needs a GPU where there are any, else a core. Imports torch.
+
+    Raises:
+        ConfigurationError: What was asked for does not divide the slots, or needs more GPUs than
+            there are.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested is None:
+        num_places = num_gpus or num_cores()
+        return max(p for p in range(1, num_slots + 1) if num_slots % p == 0 and p <= num_places)
+    if num_slots % requested:
+        raise ConfigurationError(not_divisible(num_slots, requested))
+    if num_gpus and requested > num_gpus:
+        raise ConfigurationError(
+            f"{requested} processes need {requested} GPUs, but this machine has {num_gpus}. Fewer "
+            "processes give the same result: each executes several slots."
+        )
+    return requested

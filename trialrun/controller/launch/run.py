@@ -1,0 +1,145 @@
+"""Runs a recorded trial in processes of its own, from its newest checkpoint to its next end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trialrun._errors import InvalidTrialError
+from trialrun.controller.bookkeeping import Database, RunState, add_log_file, finish_attempt
+from trialrun.controller.bookkeeping import request_stop as record_stop_request
+from trialrun.controller.config import ExperimentConfig
+from trialrun.controller.engine.session import TrialSpec
+from trialrun.controller.experiments import PreparedAttempt
+from trialrun.controller.launch.supervisor import (
+    AttemptEnd,
+    AttemptResult,
+    Interruptions,
+    supervise,
+)
+from trialrun.controller.launch.worker import Assignment, Recording, log_file
+
+_STATES = {
+    AttemptEnd.COMPLETED: RunState.COMPLETED,
+    AttemptEnd.PAUSED: RunState.PAUSED,
+    AttemptEnd.FAILED: RunState.ERROR,
+}
+
+
+def run_attempt(
+    database: Database,
+    prepared: PreparedAttempt,
+    on_tick: Callable[[], None],
+    on_kill: Callable[[], None],
+) -> AttemptResult:
+    """Runs a prepared attempt and records how it ended.
+
+    Args:
+        database: Where it is recorded.
+        prepared: The attempt.
+        on_tick: Called again and again meanwhile, to show what happens.
+        on_kill: Called when the user wants it to end at once, after that was recorded; it ends this
+            process.
+    """
+    attempt = prepared.attempt
+    folder = prepared.folder.attempt(attempt.number)
+    for process in range(attempt.num_processes):
+        add_log_file(database, attempt.id, process=process, path=log_file(folder, process))
+
+    def kill() -> None:
+        finish_attempt(database, attempt.id, RunState.KILLED, error="Stopped by Ctrl-C, twice.")
+        on_kill()
+
+    interruptions = Interruptions(
+        on_stop=lambda: record_stop_request(database, attempt.id), on_kill=kill, on_tick=on_tick
+    )
+    result = supervise(_assignment(database, prepared, folder), interruptions)
+    failure = result.failure
+    finish_attempt(
+        database,
+        attempt.id,
+        _STATES[result.end],
+        error=failure.message if failure else None,
+        error_traceback=failure.traceback if failure else None,
+    )
+    return result
+
+
+def run_rehearsal(
+    *,
+    trial_file: Path,
+    trial_class: str | None,
+    config: ExperimentConfig,
+    num_processes: int,
+    threads: int,
+    folder: Path,
+    on_kill: Callable[[], None],
+) -> AttemptResult:
+    """Rehearses a trial (``--test-mode``) in processes of its own; records nothing.
+
+    Args:
+        trial_file: The user's file.
+        trial_class: Which class in it, if it has several.
+        config: The configuration.
+        num_processes: P.
+        threads: Intra-op threads of a slot.
+        folder: Where processes leave their output; the caller deletes it.
+        on_kill: Called at every request to stop: there is nothing to save.
+    """
+    spec = TrialSpec(
+        trial_file=trial_file,
+        trial_class=trial_class,
+        config=config,
+        seed=config.seed,
+        intra_op_threads=threads,
+        metadata={},
+    )
+    assignment = Assignment(
+        spec=spec,
+        num_processes=num_processes,
+        attempt_folder=folder,
+        recording=None,
+        lock=None,
+    )
+    interruptions = Interruptions(on_stop=on_kill, on_kill=on_kill, on_tick=lambda: None)
+    return supervise(assignment, interruptions)
+
+
+def _assignment(database: Database, prepared: PreparedAttempt, folder: Path) -> Assignment:
+    experiment, trial = prepared.experiment, prepared.trial
+    spec = TrialSpec(
+        trial_file=_trial_file(prepared),
+        trial_class=experiment.trial_class or None,
+        config=prepared.config,
+        seed=trial.seed,
+        intra_op_threads=prepared.config.intra_op_threads or 1,
+        metadata={
+            "experiment": experiment.id,
+            "trial": trial.id,
+            "hyperparameters": trial.hyperparameters,
+            "git_commit": experiment.git_commit,
+        },
+        resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
+    )
+    return Assignment(
+        spec=spec,
+        num_processes=prepared.attempt.num_processes,
+        attempt_folder=folder,
+        recording=Recording(
+            database_url=database.url,
+            attempt_id=prepared.attempt.id,
+            checkpoints=prepared.folder.checkpoints,
+        ),
+        lock=prepared.lock,
+    )
+
+
+def _trial_file(prepared: PreparedAttempt) -> Path:
+    """Returns the user's file where it was submitted, since it may import its neighbours."""
+    path = Path(prepared.experiment.trial_file)
+    if path.is_file():
+        return path
+    copy = Path(prepared.experiment.directory) / path.name
+    if copy.is_file():
+        return copy
+    raise InvalidTrialError(f"{path} is gone, and so is its copy {copy}. Restore one of them.")

@@ -1,0 +1,242 @@
+"""One training process: joins the others, trains its slots, and says how it ended.
+
+The supervisor forks it from a server that has this module, and so torch, loaded already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trialrun._errors import CheckpointError, TrialrunError
+from trialrun.controller.bookkeeping import Database, Recorder, get_attempt
+from trialrun.controller.checkpoints.retention import CheckpointKeeper
+from trialrun.controller.checkpoints.store import CheckpointStore
+from trialrun.controller.engine.collectives import (
+    Collectives,
+    PeerLostError,
+    ProcessGroup,
+    SingleProcess,
+)
+from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.rehearsal import rehearse
+from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.launch.failures import Failure, FailureKind
+from trialrun.controller.launch.lock import TrialLock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Where the chief records an attempt."""
+
+    database_url: str
+    attempt_id: int
+    checkpoints: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What the supervisor hands to every process of an attempt.
+
+    Args:
+        spec: The trial.
+        num_processes: P.
+        attempt_folder: Where processes leave their output and failures.
+        recording: Where the chief records; None for a rehearsal, which leaves no records.
+        lock: Held as long as any process lives; None for a rehearsal.
+    """
+
+    spec: TrialSpec
+    num_processes: int
+    attempt_folder: Path
+    recording: Recording | None
+    lock: TrialLock | None
+
+
+def log_file(attempt_folder: Path, process: int) -> Path:
+    """Returns where a process's output goes."""
+    return attempt_folder / f"process-{process}.log"
+
+
+def train_process(assignment: Assignment) -> str:
+    """Trains this process's slots: the entry point of a process under torch's elastic agent.
+
+    Args:
+        assignment: What to train.
+
+    Returns:
+        The name of the outcome. A failure is left in the attempt's folder, and the process exits
+        with 1.
+    """
+    # Set by the agent, which starts every process with its place.
+    rank = int(os.environ["RANK"])
+    local_rank = int(os.environ["LOCAL_RANK"])
+    _redirect_output(log_file(assignment.attempt_folder, rank))
+    stop_request = StopRequest()
+    _listen(stop_request)
+    if assignment.lock is not None:
+        assignment.lock.keep_from_children()
+    process = _Process(assignment, stop_request, rank, local_rank)
+    try:
+        return process.train().name
+    except Exception as error:
+        failure = process.explain(error)
+        failure.write(assignment.attempt_folder)
+        if failure.kind is not FailureKind.PEER_LOST:
+            print(failure.traceback or failure.message, file=sys.stderr)
+        sys.exit(1)
+
+
+class _Process:
+    def __init__(
+        self, assignment: Assignment, stop_request: StopRequest, rank: int, local_rank: int
+    ) -> None:
+        self._assignment = assignment
+        self._stop_request = stop_request
+        self._rank = rank
+        self._device = _device(local_rank)
+        self._session: TrialSession | None = None
+
+    def train(self) -> Outcome:
+        with _joined(self._assignment.num_processes, self._device) as collectives:
+            recording = self._assignment.recording
+            if recording is None:
+                rehearse(self._assignment.spec, collectives, self._device)
+                return Outcome.COMPLETED
+            if not collectives.is_chief:
+                return self._run(self._new_session(collectives, None, None))
+            return self._train_as_chief(collectives, recording)
+
+    def _train_as_chief(self, collectives: Collectives, recording: Recording) -> Outcome:
+        database = Database.open(recording.database_url, create=False)
+        attempt = get_attempt(database, recording.attempt_id)
+        with Recorder(database, attempt, on_stop=lambda _: self._stop_request.set()) as recorder:
+            config = self._assignment.spec.config
+            keeper = CheckpointKeeper(database, attempt.trial_id, recorder, config)
+            store = CheckpointStore(recording.checkpoints, keeper.stored)
+            try:
+                session = self._new_session(collectives, recorder, store)
+                recorder.plan(
+                    session.plan.to_json(),
+                    total_batches=session.plan.total_batches,
+                    device=_describe_device(self._device),
+                )
+                recorder.training_started()
+                return self._run(session)
+            finally:
+                # The newest checkpoint is finished also when the trial has failed.
+                failure = store.close()
+                if failure is not None and sys.exc_info()[0] is None:
+                    raise CheckpointError(
+                        f"The last checkpoint could not be written: {failure}. The older ones are "
+                        "whole; make room and resume."
+                    ) from failure
+
+    def _new_session(
+        self,
+        collectives: Collectives,
+        recorder: Recorder | None,
+        store: CheckpointStore | None,
+    ) -> TrialSession:
+        return TrialSession(
+            self._assignment.spec,
+            collectives=collectives,
+            device=self._device,
+            stop_request=self._stop_request,
+            journal=recorder,
+            sink=store,
+        )
+
+    def _run(self, session: TrialSession) -> Outcome:
+        self._session = session
+        return session.run()
+
+    def explain(self, error: Exception) -> Failure:
+        place = "while the trial was set up"
+        if self._session is not None:
+            place = f"at batch {self._session.batches_completed}"
+        if isinstance(error, SlotError) and error.__cause__ is not None:
+            place = f"in slot {error.slot} {place}"
+            cause: BaseException = error.__cause__
+        else:
+            cause = error
+        if isinstance(cause, PeerLostError):
+            kind, message, trace = FailureKind.PEER_LOST, str(cause), None
+        elif isinstance(cause, TrialrunError):
+            kind, message, trace = FailureKind.RULE, str(cause), None
+            if self._session is not None:
+                message = f"{message} (At batch {self._session.batches_completed}.)"
+        else:
+            kind = FailureKind.USER_CODE
+            message = f"{type(cause).__name__} {place}: {cause}"
+            trace = "".join(traceback.format_exception(cause))
+        return Failure(kind=kind, message=message, traceback=trace, process=self._rank)
+
+
+@contextlib.contextmanager
+def _joined(num_processes: int, device: torch.device) -> Iterator[Collectives]:
+    if num_processes == 1:
+        yield SingleProcess()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    yield ProcessGroup(device)
+    # Not after a failure: then peers are gone, and the process ends anyway.
+    dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    # Algorithms that are chosen by timing them would differ from one attempt to the next.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _redirect_output(path: Path) -> None:
+    """Sends all output, of C libraries too, to the process's log file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a real file
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+
+
+def _listen(stop_request: StopRequest) -> None:
+    """Hears stop requests, and ends when the supervisor is gone."""
+    # The terminal sends SIGINT to everybody; what it means is for the supervisor to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Service managers send SIGTERM to everybody, and mean the same for all.
+    signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None
+
+    def end_with_supervisor() -> None:
+        supervisor.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_supervisor, name="supervisor-watch", daemon=True).start()

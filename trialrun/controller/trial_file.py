@@ -1,0 +1,106 @@
+"""Finds the one Trial class in a user's file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from trialrun._errors import InvalidTrialError, nearest_name
+from trialrun._trial import Trial
+
+
+def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
+    """Imports a trial file and returns its Trial class.
+
+    The file's folder comes first on ``sys.path``, so that it can import its neighbours.
+
+    Args:
+        path: The file.
+        class_name: Which class, where there are several.
+
+    Raises:
+        InvalidTrialError: There is none, there are several, it is no Trial, or it lacks a required
+            method; the message says what to write.
+        Exception: Whatever the file raises when it is imported.
+    """
+    module = _import_file(path)
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, Trial)
+        and value.__module__ == module.__name__
+    }
+    if class_name is not None:
+        return _complete(path, _named(path, module, classes, class_name))
+    # A class that another one in the file extends is a base, not a choice.
+    leaves = {
+        name: cls
+        for name, cls in classes.items()
+        if not any(cls in other.__mro__[1:] for other in classes.values())
+    }
+    if not leaves:
+        raise InvalidTrialError(
+            f"{path.name} defines no Trial. Write a class that derives from trialrun.Trial."
+        )
+    if len(leaves) > 1:
+        raise InvalidTrialError(
+            f"{path.name} defines several trials: {', '.join(sorted(leaves))}. Choose one, such as "
+            f"{path.name}:{min(leaves)}."
+        )
+    (only,) = leaves.values()
+    return _complete(path, only)
+
+
+def _import_file(path: Path) -> ModuleType:
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    # Under its own name, so that loader workers that are spawned can import what it defines; under
+    # another where an imported module has that name already.
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    name = path.stem if known is None else f"trialrun_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _named(
+    path: Path, module: ModuleType, classes: dict[str, type[Trial]], name: str
+) -> type[Trial]:
+    value = getattr(module, name, None)
+    if value is None:
+        raise InvalidTrialError(f"{path.name} has no class {name!r}." + nearest_name(name, classes))
+    if not (inspect.isclass(value) and issubclass(value, Trial)):
+        raise InvalidTrialError(
+            f"{name} in {path.name} is no Trial. Derive it from trialrun.Trial."
+            + nearest_name(name, classes)
+        )
+    return value
+
+
+def _complete(path: Path, cls: type[Trial]) -> type[Trial]:
+    missing = sorted(cls.__abstractmethods__)
+    if missing:
+        signatures = "\n".join(f"    def {name}{_signature(name)}: ..." for name in missing)
+        raise InvalidTrialError(
+            f"{cls.__name__} in {path.name} lacks what every Trial must have. Write:\n{signatures}"
+        )
+    return cls
+
+
+def _signature(name: str) -> str:
+    parameters = inspect.signature(getattr(Trial, name)).parameters
+    return f"({', '.join(parameters)})"
