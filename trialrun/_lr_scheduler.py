@@ -39,14 +39,12 @@ class LRScheduler:
 
     Args:
         scheduler: A ``torch.optim.lr_scheduler`` or anything with the same three methods.
-        step_mode: The event that steps it.
+        step_mode: The event that steps it, such as ``StepMode.STEP_EVERY_EPOCH``.
         frequency: Step at every ``frequency``-th event, counted from the start of the trial.
 
     Raises:
         InvalidTrialError: ``step_mode`` is not a ``StepMode``, or ``frequency`` is below 1.
     """
-
-    StepMode = StepMode
 
     def __init__(self, scheduler: SupportsStep, step_mode: StepMode, frequency: int = 1) -> None:
         if not isinstance(step_mode, StepMode):

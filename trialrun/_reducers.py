@@ -28,8 +28,8 @@ class MetricReducer(abc.ABC):
     ``per_slot_reduce`` for every slot, hands all results in slot order to ``cross_slot_reduce``
     once, and then ``reset`` for every slot.
 
-    Results of ``per_slot_reduce`` travel between processes as plain data: numbers, strings, tensors,
-    numpy arrays, and lists, tuples and dictionaries of them.
+    Results of ``per_slot_reduce`` travel between processes as plain data: numbers, strings,
+    tensors, numpy arrays, and lists, tuples and dictionaries of them.
     """
 
     @abc.abstractmethod

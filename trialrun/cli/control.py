@@ -34,9 +34,9 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
             f"trialrun show {experiment} says why."
         )
     click.echo(
-        f"Paused experiment {experiment} after {trial.batches_completed} batches. Go on with:"
+        f"Paused experiment {experiment} after {trial.batches_completed} batches. Go on with:\n"
+        f"trialrun resume {experiment}"
     )
-    click.echo(f"trialrun resume {experiment}")
 
 
 @click.command()

@@ -35,8 +35,8 @@ from trialrun.controller.bookkeeping import (
     running_attempts,
     trials_of_experiment,
 )
+from trialrun.controller.checkpoints.folders import remove_leftovers
 from trialrun.controller.checkpoints.manifest import verify
-from trialrun.controller.checkpoints.store import remove_leftovers
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
@@ -340,16 +340,16 @@ def _source_warnings(experiment: ExperimentRow) -> list[str]:
     path = Path(experiment.trial_file)
     if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
         return [
-            f"{path} has changed since experiment {experiment.id} was submitted: results may differ "
-            f"from an uninterrupted run. The submitted text is {experiment.directory}/{path.name}."
+            f"{path} has changed since experiment {experiment.id} was submitted: results may "
+            f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
         ]
     return []
 
 
 def _runs_already(experiment: ExperimentRow) -> str:
     return (
-        f"Experiment {experiment.id} runs already. Pause it first (trialrun pause {experiment.id}), "
-        f"or look at it (trialrun show {experiment.id})."
+        f"Experiment {experiment.id} runs already. Pause it first (trialrun pause "
+        f"{experiment.id}), or look at it (trialrun show {experiment.id})."
     )
 
 

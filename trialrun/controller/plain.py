@@ -53,9 +53,9 @@ def snapshot(value: Any, name: str) -> Any:
         elements = [snapshot(item, f"{name}[{index}]") for index, item in enumerate(value)]
         return elements if isinstance(value, list) else tuple(elements)
     raise TrialrunError(
-        f"{name} is a {type(value).__name__}, which is not plain data, so it can be neither kept in "
-        "a checkpoint nor sent to another process. Use numbers, strings, tensors, numpy arrays, and "
-        "lists, tuples and dictionaries of them."
+        f"{name} is a {type(value).__name__}, which is not plain data, so it can be neither kept "
+        "in a checkpoint nor sent to another process. Use numbers, strings, tensors, numpy arrays, "
+        "and lists, tuples and dictionaries of them."
     )
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from typing_extensions import TypeIs
+
 from trialrun._errors import InvalidTrialError, nearest_name
 from trialrun._trial import Trial
 
@@ -30,9 +32,7 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
     classes = {
         name: value
         for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, Trial)
-        and value.__module__ == module.__name__
+        if _is_trial(value) and value.__module__ == module.__name__
     }
     if class_name is not None:
         return _complete(path, _named(path, module, classes, class_name))
@@ -53,6 +53,10 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
         )
     (only,) = leaves.values()
     return _complete(path, only)
+
+
+def _is_trial(value: object) -> TypeIs[type[Trial]]:
+    return inspect.isclass(value) and issubclass(value, Trial)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -83,7 +87,7 @@ def _named(
     value = getattr(module, name, None)
     if value is None:
         raise InvalidTrialError(f"{path.name} has no class {name!r}." + nearest_name(name, classes))
-    if not (inspect.isclass(value) and issubclass(value, Trial)):
+    if not _is_trial(value):
         raise InvalidTrialError(
             f"{name} in {path.name} is no Trial. Derive it from trialrun.Trial."
             + nearest_name(name, classes)

@@ -24,7 +24,7 @@ def digest(models: list[dict[str, torch.Tensor]], optimizers: list[dict[str, Any
         header = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0"
         hasher.update(header.encode())
         data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        hasher.update(memoryview(data.numpy()))
+        hasher.update(data.numpy().data)
     return hasher.hexdigest()
 
 

@@ -14,7 +14,8 @@ from trialrun.controller.bookkeeping import (
     Recorder,
     checkpoints_of_trial,
 )
-from trialrun.controller.checkpoints.store import StoredCheckpoint, delete_files
+from trialrun.controller.checkpoints.folders import delete_files
+from trialrun.controller.checkpoints.store import StoredCheckpoint
 from trialrun.controller.config import ExperimentConfig
 
 logger = logging.getLogger(__name__)

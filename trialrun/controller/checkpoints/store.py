@@ -1,8 +1,7 @@
 """Writes checkpoints beside the running loop and deletes those that are no longer wanted.
 
-A folder ``.partial-UUID`` becomes ``UUID`` by one rename after all its files are on the disk, and is
-recorded after that. So a folder without a record, or with the partial name, is never a checkpoint:
-``remove_leftovers`` deletes it when nothing is running.
+A folder ``.partial-UUID`` becomes ``UUID`` by one rename after all its files are on the disk, and
+is recorded after that. So a folder without a record is never a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ import dataclasses
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trialrun.controller.checkpoints.contents import CheckpointContents, write_contents
 from trialrun.controller.checkpoints.digest import digest
+from trialrun.controller.checkpoints.folders import partial_folder
 from trialrun.controller.checkpoints.manifest import Manifest, flush_folder, make_manifest
 
 logger = logging.getLogger(__name__)
-
-_PARTIAL = ".partial-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ class CheckpointStore:
 
     def _write(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
         identifier = str(uuid.uuid4())
-        partial = self._folder / f"{_PARTIAL}{identifier}"
+        partial = partial_folder(self._folder, identifier)
         try:
             stored = self._write_whole(contents, metrics, identifier, partial)
             self._on_stored(stored)
@@ -123,32 +121,3 @@ class CheckpointStore:
             files=files,
             metrics=metrics,
         )
-
-
-def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
-    """Deletes folders that no record knows: what a killed process was still writing.
-
-    Args:
-        folder: The checkpoints of one trial, none of which is being written now.
-        recorded: The UUIDs on record.
-
-    Returns:
-        The names of the deleted folders.
-    """
-    known = set(recorded)
-    leftovers = [
-        path for path in (folder.iterdir() if folder.exists() else ()) if path.name not in known
-    ]
-    for path in leftovers:
-        shutil.rmtree(path)
-    return [path.name for path in leftovers]
-
-
-def delete_files(path: Path) -> None:
-    """Deletes a checkpoint's folder, in two steps so that no half of it keeps its name."""
-    doomed = path.with_name(f"{_PARTIAL}{path.name}")
-    try:
-        path.rename(doomed)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(doomed)

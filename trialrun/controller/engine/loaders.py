@@ -1,9 +1,9 @@
 """Loads the records of (batch k, slot s), and nothing else decides which they are.
 
 Training records go through the chain ReproducibleShuffle -> Repeat -> Distributed -> Batch ->
-SkipBatch for each slot; the skip is an addition, so batch 10,000 comes as fast as batch 0. What is
-drawn at random in ``__getitem__`` and ``collate_fn`` comes from the address (batch, slot), whichever
-process does the loading.
+SkipBatch for each slot; the skip is an addition, so batch 10,000 comes as fast as batch 0. What
+is drawn at random in ``__getitem__`` and ``collate_fn`` comes from the address (batch, slot),
+whichever process does the loading.
 """
 
 from __future__ import annotations

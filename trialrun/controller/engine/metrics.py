@@ -8,7 +8,7 @@ not change the last digit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,11 @@ def _sum(values: Iterable[float]) -> float:
         return sum(numbers)
 
 
-_REDUCTIONS = {Reducer.SUM: _sum, Reducer.MAX: max, Reducer.MIN: min}
+_REDUCTIONS: dict[Reducer, Callable[[list[float]], float]] = {
+    Reducer.SUM: _sum,
+    Reducer.MAX: max,
+    Reducer.MIN: min,
+}
 
 
 def reduce_custom(
@@ -245,13 +249,13 @@ def reduce_custom(
 def _named(wrapped: WrappedReducer, value: Any) -> dict[str, float]:
     if wrapped.name is None and not isinstance(value, Mapping):
         raise InvalidMetricError(
-            f"Reducer {wrapped.label!r} was wrapped without a name, so cross_slot_reduce must return "
-            f"a dictionary of metrics; it returned {_describe(value)}."
+            f"Reducer {wrapped.label!r} was wrapped without a name, so cross_slot_reduce must "
+            f"return a dictionary of metrics; it returned {_describe(value)}."
         )
     if wrapped.name is not None and isinstance(value, Mapping):
         raise InvalidMetricError(
-            f"Reducer {wrapped.label!r} was wrapped with a name, so cross_slot_reduce must return one "
-            "number; it returned a dictionary. Wrap it without a name."
+            f"Reducer {wrapped.label!r} was wrapped with a name, so cross_slot_reduce must return "
+            "one number; it returned a dictionary. Wrap it without a name."
         )
     named = value if isinstance(value, Mapping) else {wrapped.name: value}
     source = f"reducer {wrapped.label!r}"

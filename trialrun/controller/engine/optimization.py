@@ -1,8 +1,8 @@
 """One step for all slots: deposit, sum in order, average, clip, step, schedule, zero.
 
-A slot's gradients of one optimizer's parameters travel as one vector for each element type, with the
-parameters end to end and, behind them, one element for each parameter that says whether the slot
-had a gradient for it at all: a parameter that no slot has used keeps ``grad`` None.
+A slot's gradients of one optimizer's parameters travel as one vector for each element type, with
+the parameters end to end and, behind them, one element for each parameter that says whether the
+slot had a gradient for it at all: a parameter that no slot has used keeps ``grad`` None.
 """
 
 from __future__ import annotations

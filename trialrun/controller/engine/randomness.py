@@ -77,7 +77,7 @@ class Generators:
 def _device_generator(device: torch.device) -> torch.Generator | None:
     if device.type != "cuda":
         return None
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     index = torch.cuda.current_device() if device.index is None else device.index
     generator: torch.Generator = torch.cuda.default_generators[index]
     return generator

@@ -119,8 +119,8 @@ class OrderedSum:
     def _sum_own_chunk(self, waiting: list[torch.Tensor]) -> torch.Tensor:
         size, rank = self._collectives.size, self._collectives.rank
         chunk = waiting[0].numel() // size
-        # (nodes, P, chunk) -> (P, nodes, chunk): all that one process gets stands together. With one
-        # node, the usual case, the vector is in that order already.
+        # (nodes, P, chunk) -> (P, nodes, chunk): all that one process gets stands together. With
+        # one node, the usual case, the vector is in that order already.
         if len(waiting) == 1:
             chunks = waiting[0]
         else:

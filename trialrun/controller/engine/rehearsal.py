@@ -22,8 +22,8 @@ from trialrun.controller.engine.stopping import StopRequest
 def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) -> None:
     """Trains two windows straight, and again with a restore into a fresh trial between them.
 
-    A window is one batch, or ``aggregation_frequency`` batches. Each window is followed by one batch
-    of validation. Nothing of it is left behind.
+    A window is one batch, or ``aggregation_frequency`` batches. One batch of validation follows at
+    the end of each stretch. Nothing of it is left behind.
 
     Args:
         spec: The trial.
@@ -31,8 +31,8 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
         device: Where this process computes.
 
     Raises:
-        CheckpointError: The two ways gave different digests; the message names the first tensor that
-            differs.
+        CheckpointError: The two ways gave different digests; the message names the first tensor
+            that differs.
         TrialrunError: The trial breaks a rule.
         Exception: Whatever the user's code raises.
     """

@@ -1,7 +1,7 @@
 """What is due at the end of a batch: a report, a validation, a checkpoint, the end.
 
-Everything derives from the clock, the number of batches completed. Only lengths and periods given in
-time look at the chief's watch; what it shows is agreed on like a stop request.
+Everything derives from the clock, the number of batches completed. Only lengths and periods given
+in time look at the chief's watch; what it shows is agreed on like a stop request.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Plan:
 def _plural(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
-    return f"{count} {noun}es" if noun.endswith("ch") else f"{count} {noun}s"
+    return f"{count} {noun}es" if noun == "batch" else f"{count} {noun}s"
 
 
 class Stopwatch:

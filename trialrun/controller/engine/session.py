@@ -1,4 +1,4 @@
-"""Builds all that trains one trial in this process, in the order in which the parts need each other."""
+"""Builds all that trains one trial in this process, in the order in which parts need each other."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ class TrialSession:
     def _warn_of_small_dataset(self, data: TrainingData) -> None:
         if data.num_records < data.global_batch_size:
             logger.warning(
-                "The training data has %d records, fewer than the %d of one batch: each batch holds "
-                "records of several passes.",
+                "The training data has %d records, fewer than the %d of one batch: each batch "
+                "holds records of several passes.",
                 data.num_records,
                 data.global_batch_size,
             )
@@ -215,9 +215,9 @@ def _described(trial: Trial, method: str) -> DataLoader:
     loader = getattr(trial, method)()
     if not isinstance(loader, DataLoader):
         raise InvalidTrialError(
-            f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which takes "
-            "torch's arguments: trialrun itself then decides which records make a batch, so that it "
-            "can resume at any of them."
+            f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which "
+            "takes torch's arguments: trialrun itself then decides which records make a batch, so "
+            "that it can resume at any of them."
         )
     return loader
 

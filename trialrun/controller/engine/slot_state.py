@@ -1,7 +1,8 @@
 """What each slot has for itself while several share a process: gradients, buffers, reducers, draws.
 
-With one slot in a process only reducers are swapped, between training and validation. Buffers (BatchNorm's statistics): every slot of a batch
-starts from the same values, and after the batch slot 0's are everybody's.
+With one slot in a process only reducers are swapped, between training and validation. Buffers
+(BatchNorm's statistics): every slot of a batch starts from the same values, and after the batch
+slot 0's are everybody's.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 A function that calls ``step_optimizer`` in its middle must wait there until every other slot has
 come as far. So each folded slot runs in a thread of its own, and the threads hand on one baton:
-slot 0 runs to its first meeting, then slot 1, ..., the last slot takes the step for all, then slot 0
-goes on. Two slots never run at once. Threads rather than coroutines, because torch keeps grad mode
-and autocast for each thread: a slot that waits inside ``with torch.autocast(...)`` must not change
-how the next one computes.
+slot 0 runs to its first meeting, then slot 1, ..., the last slot takes the step for all, then slot
+0 goes on. Two slots never run at once. Threads rather than coroutines, because torch keeps grad
+mode and autocast for each thread: a slot that waits inside ``with torch.autocast(...)`` must not
+change how the next one computes.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ def _state_dicts(items: list[Any], name: str) -> list[Any]:
 def _require_same_count(name: str, wrapped: list[Any], saved: list[Any]) -> None:
     if len(wrapped) != len(saved):
         raise CheckpointError(
-            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore the "
-            "trial's code, or submit a new experiment."
+            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore "
+            "the trial's code, or submit a new experiment."
         )
 
 

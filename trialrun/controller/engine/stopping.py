@@ -33,8 +33,8 @@ class Agreement:
     """What one process wishes, all do: at the same batch, without a collective that blocks.
 
     The wishes at the beginning of a batch ride on a maximum over all processes that is under way
-    while the batch is computed; at its end the result is there. With one process the wishes are read
-    at the end itself.
+    while the batch is computed; at its end the result is there. With one process the wishes are
+    read at the end itself.
 
     Args:
         collectives: The processes.

@@ -1,8 +1,8 @@
 """A trial is alive exactly as long as the kernel holds its lock.
 
-The supervisor takes an exclusive ``flock`` and hands the same open file to every training process. The
-kernel lets go when the last of them has ended, however it ended: no process number can be mistaken for
-another's, and nothing needs to be cleaned up.
+The supervisor takes an exclusive ``flock`` and hands the same open file to every training process.
+The kernel lets go when the last of them has ended, however it ended: no process number can be
+mistaken for another's, and nothing needs to be cleaned up.
 """
 
 from __future__ import annotations

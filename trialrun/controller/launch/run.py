@@ -46,13 +46,14 @@ def run_attempt(
     for process in range(attempt.num_processes):
         add_log_file(database, attempt.id, process=process, path=log_file(folder, process))
 
+    def stop() -> None:
+        record_stop_request(database, attempt.id)
+
     def kill() -> None:
         finish_attempt(database, attempt.id, RunState.KILLED, error="Stopped by Ctrl-C, twice.")
         on_kill()
 
-    interruptions = Interruptions(
-        on_stop=lambda: record_stop_request(database, attempt.id), on_kill=kill, on_tick=on_tick
-    )
+    interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
     result = supervise(_assignment(database, prepared, folder), interruptions)
     failure = result.failure
     finish_attempt(

@@ -1,7 +1,7 @@
 """The server from which training processes are forked, with torch loaded already.
 
-Loading torch takes a second and more. The server begins with it as soon as a command knows that it will
-train, while the command itself checks and records; each process is then a fork, which takes
+Loading torch takes a second and more. The server begins with it as soon as a command knows that it
+will train, while the command itself checks and records; each process is then a fork, which takes
 milliseconds. The server never computes, so a fork of it is safe, with CUDA too.
 """
 

@@ -141,12 +141,10 @@ def _explain(assignment: Assignment, error: ChildFailedError) -> Failure:
     lost = {rank: f.exitcode for rank, f in error.failures.items()}
     killed = {rank: code for rank, code in lost.items() if code < 0} or lost
     rank, code = next(iter(killed.items()), (0, 1))
-    reason = (
-        f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    )
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     return Failure(
         kind=FailureKind.INTERNAL,
-        message=f"Process {rank} was {reason}. Its output is in {assignment.attempt_folder}.",
+        message=f"Process {rank} {how}. Its output is in {assignment.attempt_folder}.",
         traceback=None,
         process=rank,
     )

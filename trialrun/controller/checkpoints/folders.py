@@ -1,0 +1,41 @@
+"""The folders of a trial's checkpoints: which are whole, and how one goes away; needs no torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def partial_folder(parent: Path, uuid: str) -> Path:
+    """Returns where a checkpoint lies while it is not whole: being written, or being deleted."""
+    return parent / f".partial-{uuid}"
+
+
+def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
+    """Deletes folders that no record knows: what a killed process was still writing.
+
+    Args:
+        folder: The checkpoints of one trial, none of which is being written now.
+        recorded: The UUIDs on record.
+
+    Returns:
+        The names of the deleted folders.
+    """
+    known = set(recorded)
+    leftovers = [
+        path for path in (folder.iterdir() if folder.exists() else ()) if path.name not in known
+    ]
+    for path in leftovers:
+        shutil.rmtree(path)
+    return [path.name for path in leftovers]
+
+
+def delete_files(path: Path) -> None:
+    """Deletes a checkpoint's folder, in two steps so that no half of it keeps its name."""
+    doomed = partial_folder(path.parent, path.name)
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed)
