@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from trialrun.controller.bookkeeping import Database
-from trialrun.controller.experiments import bury_dead_attempts
 from trialrun.controller.home import Home, find_home, make_home
+from trialrun.controller.liveness import bury_dead_attempts
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -21,8 +21,8 @@ from trialrun.controller.bookkeeping import (
     mark_checkpoint,
 )
 from trialrun.controller.checkpoints.manifest import verify as verify_files
-from trialrun.controller.experiments import trial_of_experiment
 from trialrun.controller.home import Home
+from trialrun.controller.liveness import trial_of_experiment
 
 _SHORT = 12
 

@@ -6,8 +6,8 @@ import click
 
 from trialrun.cli._options import home_options, open_database
 from trialrun.controller.bookkeeping import RunState
-from trialrun.controller.experiments import kill_experiment, pause_experiment
 from trialrun.controller.home import Home
+from trialrun.controller.liveness import kill_experiment, pause_experiment
 
 
 @click.command()

@@ -11,8 +11,8 @@ from trialrun.controller.bookkeeping import (
     log_files_of_trial,
     running_attempts,
 )
-from trialrun.controller.experiments import bury_dead_attempts, trial_of_experiment
 from trialrun.controller.home import Home
+from trialrun.controller.liveness import bury_dead_attempts, trial_of_experiment
 from trialrun.controller.logs import follow
 
 

@@ -16,8 +16,8 @@ from trialrun.controller.bookkeeping import (
     training_metrics_of_trial,
     validation_metrics_of_trial,
 )
-from trialrun.controller.experiments import trial_of_experiment
 from trialrun.controller.home import Home
+from trialrun.controller.liveness import trial_of_experiment
 
 
 @click.command("list")

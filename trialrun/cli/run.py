@@ -85,7 +85,7 @@ def resume(experiment: int, processes: int | None, home: Home) -> None:
 
     The result is the same on any number of processes.
     """
-    from trialrun.controller.experiments import trial_of_experiment
+    from trialrun.controller.liveness import trial_of_experiment
 
     database = open_database(home)
     row, trial = trial_of_experiment(database, experiment)

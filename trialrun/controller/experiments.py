@@ -1,4 +1,4 @@
-"""Experiments as commands see them: submitted, run, paused, killed, found dead."""
+"""Experiments as commands see them: submitted, and prepared for an attempt."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,50 +24,19 @@ from trialrun.controller.bookkeeping import (
     checkpoints_of_trial,
     claim_trial,
     create_experiment,
-    finish_attempt,
     get_experiment,
     get_trial,
     mark_checkpoint,
-    request_stop,
     rewind,
-    running_attempts,
-    trials_of_experiment,
 )
-from trialrun.controller.checkpoints.folders import remove_leftovers
 from trialrun.controller.checkpoints.manifest import verify
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import threads_per_slot
+from trialrun.controller.liveness import TrialFolder, bury
 
 _LOCK_WAIT_SECONDS = 3.0
-_POLL_SECONDS = 0.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrialFolder:
-    """Where one trial's files lie."""
-
-    path: Path
-
-    @classmethod
-    def of(cls, experiment: ExperimentRow, trial: TrialRow) -> TrialFolder:
-        """Returns the folder of a recorded trial."""
-        return cls(path=Path(experiment.directory) / "trials" / str(trial.id))
-
-    @property
-    def lock(self) -> Path:
-        """Held while any process trains the trial."""
-        return self.path / "lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """One folder for each checkpoint."""
-        return self.path / "checkpoints"
-
-    def attempt(self, number: int) -> Path:
-        """Output of one attempt's processes."""
-        return self.path / "attempts" / str(number)
 
 
 def submit_experiment(
@@ -157,7 +124,7 @@ def prepared_attempt(
     if lock is None:
         raise RunConflictError(_runs_already(experiment))
     try:
-        _bury(database, experiment, trial)
+        bury(database, experiment, trial)
         trial = get_trial(database, trial_id)
         if trial.state is RunState.RUNNING:
             raise RunConflictError(_runs_already(experiment))
@@ -196,126 +163,10 @@ def prepared_attempt(
         lock.release()
 
 
-def trial_of_experiment(database: Database, experiment_id: int) -> tuple[ExperimentRow, TrialRow]:
-    """Returns an experiment and its one trial.
-
-    Raises:
-        BookkeepingError: There is no such experiment.
-    """
-    experiment = get_experiment(database, experiment_id)
-    (trial,) = trials_of_experiment(database, experiment_id)
-    return experiment, trial
-
-
 def trial_slots(database: Database, trial_id: int) -> int:
     """Returns the slots of a recorded trial."""
     experiment = get_experiment(database, get_trial(database, trial_id).experiment_id)
     return read_config(experiment.config).slots
-
-
-def bury_dead_attempts(database: Database) -> list[AttemptRow]:
-    """Marks attempts whose processes are gone, and removes what they were still writing.
-
-    Only attempts of this machine can be judged; every command begins with this.
-
-    Returns:
-        The attempts that were found dead.
-    """
-    buried = []
-    for attempt in running_attempts(database):
-        if attempt.hostname != socket.gethostname():
-            continue
-        trial = get_trial(database, attempt.trial_id)
-        experiment = get_experiment(database, trial.experiment_id)
-        lock = TrialLock.take(TrialFolder.of(experiment, trial).lock)
-        if lock is not None:
-            try:
-                buried += _bury(database, experiment, trial)
-            finally:
-                lock.release()
-    return buried
-
-
-def pause_experiment(database: Database, experiment_id: int, wait: bool = True) -> TrialRow:
-    """Asks a running experiment to stop at its next batch boundary.
-
-    Args:
-        database: Where it is recorded.
-        experiment_id: Which experiment.
-        wait: Whether to wait until it has stopped.
-
-    Returns:
-        The trial as it is then.
-
-    Raises:
-        RunConflictError: It does not run.
-    """
-    experiment, trial = trial_of_experiment(database, experiment_id)
-    attempt = _running_attempt(database, experiment, trial)
-    request_stop(database, attempt.id)
-    while wait and running_attempts(database, trial_id=trial.id):
-        time.sleep(_POLL_SECONDS)
-        bury_dead_attempts(database)
-    return get_trial(database, trial.id)
-
-
-def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
-    """Ends a running experiment at once, without a checkpoint.
-
-    Returns:
-        The trial as it is then.
-
-    Raises:
-        RunConflictError: It does not run, or runs on another machine.
-    """
-    experiment, trial = trial_of_experiment(database, experiment_id)
-    attempt = _running_attempt(database, experiment, trial)
-    if attempt.hostname != socket.gethostname():
-        raise RunConflictError(
-            f"Experiment {experiment_id} runs on {attempt.hostname}. Kill it there, or pause it."
-        )
-    # The lock is held, so the recorded process lives and its number is nobody else's.
-    os.kill(attempt.pid, signal.SIGKILL)
-    lock = TrialLock.take(TrialFolder.of(experiment, trial).lock, wait_seconds=30.0)
-    if lock is None:
-        raise RunConflictError(
-            f"Experiment {experiment_id} was killed, but a process of it does not end. Look for it "
-            "with ps, and end it by hand."
-        )
-    try:
-        finish_attempt(database, attempt.id, RunState.KILLED, error="Killed on request.")
-        _remove_leftovers(database, experiment, trial)
-    finally:
-        lock.release()
-    return get_trial(database, trial.id)
-
-
-def _running_attempt(database: Database, experiment: ExperimentRow, trial: TrialRow) -> AttemptRow:
-    bury_dead_attempts(database)
-    running = running_attempts(database, trial_id=trial.id)
-    if not running:
-        state = get_trial(database, trial.id).state.name
-        raise RunConflictError(f"Experiment {experiment.id} does not run: it is {state}.")
-    return running[0]
-
-
-def _bury(database: Database, experiment: ExperimentRow, trial: TrialRow) -> list[AttemptRow]:
-    """Marks the trial's running attempts dead; the caller holds its lock, so they are."""
-    dead = [
-        attempt
-        for attempt in running_attempts(database, trial_id=trial.id)
-        if attempt.hostname == socket.gethostname()
-    ]
-    for attempt in dead:
-        finish_attempt(database, attempt.id, RunState.DEAD, error="Its process is gone.")
-    if dead:
-        _remove_leftovers(database, experiment, trial)
-    return dead
-
-
-def _remove_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
-    recorded = [row.uuid for row in checkpoints_of_trial(database, trial.id)]
-    remove_leftovers(TrialFolder.of(experiment, trial).checkpoints, recorded)
 
 
 def _newest_whole_checkpoint(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,8 @@ class TrialLock:
         os.register_at_fork(after_in_child=self.release)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing import reduction
+
         return _receive, (reduction.DupFd(self._descriptor),)
 
 
