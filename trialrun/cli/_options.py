@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trialrun.controller.bookkeeping import Database
 from trialrun.controller.home import Home, find_home, make_home
-from trialrun.controller.liveness import bury_dead_attempts
+
+if TYPE_CHECKING:
+    from trialrun.controller.bookkeeping import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +37,10 @@ def json_option(command: F) -> F:
 
 def open_database(home: Home) -> Database:
     """Opens the records, and marks attempts whose processes are gone."""
+    # Commands that train import this module before the server runs, so it stays light.
+    from trialrun.controller.bookkeeping import Database
+    from trialrun.controller.liveness import bury_dead_attempts
+
     make_home(home)
     database = Database.open(home.database_url)
     for attempt in bury_dead_attempts(database):

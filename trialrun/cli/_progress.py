@@ -69,11 +69,6 @@ class AttemptView:
             click.echo(f"Resumes: at batch {checkpoint.batches}, checkpoint {checkpoint.uuid}")
         for warning in prepared.warnings:
             click.echo(f"Warning: {warning}", err=True)
-        self._tails = [
-            LogTail(row)
-            for row in log_files_of_trial(self._database, prepared.trial.id)
-            if row.attempt_id == attempt.id
-        ]
 
     def tick(self) -> None:
         """Shows what is new; it is called more often than it looks."""
@@ -84,7 +79,7 @@ class AttemptView:
 
     def close(self) -> None:
         """Shows the rest and takes the live line away."""
-        self._look()
+        self._look(at_end=True)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -104,20 +99,31 @@ class AttemptView:
             value = (best.metrics or {})[config.metric]
             click.echo(f"Best checkpoint ({config.metric} {value:.6g}): {best.path}")
 
-    def _look(self) -> None:
+    def _look(self, at_end: bool = False) -> None:
+        self._show_plan()
+        if not self._tails:
+            self._tails = self._open_tails()
         prefix = len(self._tails) > 1
         for tail in self._tails:
-            for line in tail.new_lines():
+            for line in tail.new_lines(at_end):
                 self._print(f"[process {tail.process}] {line}" if prefix else line)
-        if self._plan is None:
-            attempt = get_attempt(self._database, self._prepared.attempt.id)
-            if attempt.plan is None:
-                return
+        if self._plan is not None:
+            self._show_reports()
+            self._show_progress()
+
+    def _show_plan(self) -> None:
+        if self._plan is not None:
+            return
+        attempt = get_attempt(self._database, self._prepared.attempt.id)
+        if attempt.plan is not None:
             self._plan = attempt.plan
             self._print(f"Plan: {attempt.plan['description']}, on {attempt.device}")
             self._start_live_line()
-        self._show_reports()
-        self._show_progress()
+
+    def _open_tails(self) -> list[LogTail]:
+        """Opens the attempt's log files, which are on record as soon as it is launched."""
+        rows = log_files_of_trial(self._database, self._prepared.trial.id)
+        return [LogTail(row) for row in rows if row.attempt_id == self._prepared.attempt.id]
 
     def _show_reports(self) -> None:
         trial_id = self._prepared.trial.id

@@ -25,6 +25,7 @@ from trialrun.controller.bookkeeping.states import CheckpointState, StopRequest
 _logger = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 0.1  # between commits: what a reader lags behind, at most
+_PROGRESS_SECONDS = 0.5  # between writes of the clock alone
 _POLL_SECONDS = 0.2  # between looks for a stop request
 _RETRY_SECONDS = 0.25  # between tries while the database cannot be written
 # Shorter than elsewhere: while another process writes, stop requests can still be read.
@@ -93,6 +94,9 @@ class Recorder:
         self._is_closing = False
         self._is_abandoned = False
         self._is_closed = False
+        self._newest_progress: int | None = None
+        self._queued_progress: int | None = None
+        self._next_progress = time.monotonic()
         self._on_stop = on_stop
         self._next_poll = time.monotonic()
         # A daemon, as Python waits for other threads *before* it runs atexit's functions.
@@ -167,9 +171,11 @@ class Recorder:
             self._open_queue().validation_metrics.append(row)
 
     def progress(self, batches_completed: int) -> None:
-        """Queues the trial's clock; only the newest value is written."""
-        with self._condition:
-            self._open_queue().trial["batches_completed"] = int(batches_completed)
+        """Takes note of the trial's clock; only the newest value is written, twice a second.
+
+        It is called for every batch, so it takes no lock: one assignment is whole or absent.
+        """
+        self._newest_progress = batches_completed
 
     def plan(self, plan: dict[str, Any], *, total_batches: int | None, device: str) -> None:
         """Queues how the attempt will run.
@@ -244,6 +250,7 @@ class Recorder:
         """
         self._check_process()
         with self._condition:
+            self._queue_progress()
             target = self._num_taken + (1 if self._queued else 0)
             self._flush_target = max(self._flush_target, target)
             self._condition.notify_all()
@@ -331,6 +338,8 @@ class Recorder:
         while True:
             with self._condition:
                 self._condition.wait_for(self._is_urgent, _COMMIT_SECONDS)
+                if self._queued or self._is_urgent() or time.monotonic() >= self._next_progress:
+                    self._queue_progress()
                 if self._queued and not self._batch:
                     self._batch, self._queued = self._queued, Pending()
                     self._num_taken += 1
@@ -342,6 +351,14 @@ class Recorder:
             if is_last:
                 return
             self._look_for_stop_request(connection)
+
+    def _queue_progress(self) -> None:
+        """Puts the clock into the queue, under the lock."""
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        batches = self._newest_progress
+        if batches != self._queued_progress:
+            self._queued.trial["batches_completed"] = batches
+            self._queued_progress = batches
 
     def _is_urgent(self) -> bool:
         return self._is_closing or self._flush_target > self._num_written

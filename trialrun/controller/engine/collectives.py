@@ -13,6 +13,9 @@ import torch.distributed as dist
 from trialrun._errors import TrialrunError
 from trialrun.controller import plain
 
+# torch 2.13 renamed it, and warns of the old name in every process.
+_all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class PeerLostError(TrialrunError):
     """Another process of the attempt is gone, so that nothing can be done together any more."""
@@ -225,5 +228,5 @@ class ProcessGroup(Collectives):
         """Collects the chunks of all processes."""
         gathered = chunk.new_empty(self.size * chunk.numel())
         with _together():
-            dist.all_gather_into_tensor(gathered, chunk)
+            _all_gather_flat(gathered, chunk)
         return gathered

@@ -8,10 +8,9 @@ whichever process does the loading.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
@@ -26,8 +25,7 @@ from trialrun.samplers.addresses import Stream
 _BLOCK_RECORDS = 8192
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BatchAddress:
+class BatchAddress(NamedTuple):
     """Which records make a batch, and from which address loading it draws."""
 
     batch: int
@@ -45,7 +43,8 @@ class _AddressedDataset(Dataset[Any]):
         self._generators = Generators(seed, torch.device("cpu"))
 
     def __getitem__(self, address: BatchAddress) -> Any:
-        self._generators.enter(self._stream, address.batch, address.slot)
+        if not isinstance(self._load, _GatherTensors):  # which draws nothing
+            self._generators.enter(self._stream, address.batch, address.slot)
         return self._load(address.records)
 
 

@@ -146,7 +146,7 @@ class TrainingLoop:
         self._evaluator = evaluator
         self._validate_if_owed()
         while not (self._stop or self._is_at_end):
-            self._train_batch()
+            self._train_to_boundary()
             self._report_if_due()
             self._validate_if_due()
             self._checkpoint_if_due()
@@ -157,12 +157,16 @@ class TrainingLoop:
         complete = self._is_at_end and self._is_validated
         return Outcome.COMPLETED if complete else Outcome.PAUSED
 
-    def _train_batch(self) -> None:
-        self.agreement.begin()
-        self._execution.train_batch(self._batches, self._window)
-        self._agreed = self.agreement.settle()
-        if self._journal is not None:
-            self._journal.progress(self._clock)
+    def _train_to_boundary(self) -> None:
+        """Trains until something is due: by the plan, or because it was agreed on."""
+        for completed in range(self._clock + 1, self._plan.next_boundary(self._clock) + 1):
+            self.agreement.begin()
+            self._execution.train_batch(self._batches, self._window)
+            self._agreed = self.agreement.settle()
+            if self._journal is not None:
+                self._journal.progress(completed)
+            if any(self._agreed):
+                break
         # A window is never cut short: a stop waits for its end, and is agreed on again there.
         if self._is_at_window_end:
             self._stop = bool(self._agreed[Event.STOP])
@@ -288,10 +292,12 @@ class TrainingLoop:
         return bool(self._agreed[event]) or self._plan.is_due(unit, self._clock, span)
 
     def _wishes(self) -> list[int]:
-        timed = (Event.END, Event.REPORT, Event.VALIDATION, Event.CHECKPOINT)
-        # One watch decides: the processes' watches differ.
-        due = [self._collectives.is_chief and self._stopwatch.is_due(event) for event in timed]
-        return [int(bool(self._stop_request)), *map(int, due)]
+        wishes = [0] * len(Event)
+        wishes[Event.STOP] = int(bool(self._stop_request))
+        if self._collectives.is_chief:  # one watch decides: the processes' watches differ
+            for event in self._stopwatch.events:
+                wishes[event] = int(self._stopwatch.is_due(event))
+        return wishes
 
     def _add_training_reducers(self, means: dict[str, float]) -> dict[str, float]:
         if not self._training_reducers:

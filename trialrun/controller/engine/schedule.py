@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 import time
 from typing import Any
 
@@ -65,6 +66,26 @@ class Plan:
         if period is None or batches_completed == 0:
             return False
         return batches_completed // period > max(batches_completed - span, 0) // period
+
+    def next_boundary(self, batches_completed: int) -> int:
+        """Returns the next batch after which a report, validation, checkpoint or the end is due.
+
+        Between boundaries only what is agreed on, such as a stop, needs to be looked at. A
+        validation or checkpoint that falls due within a window waits for the window's end:
+
+            window 3, period 2, 2 batches completed: 2 lies in the window (0, 3], so 3 is next
+        """
+        boundaries = [self.total_batches] if self.total_batches is not None else []
+        reporting = self.batches(self.reporting_period)
+        if reporting is not None:
+            boundaries.append((batches_completed // reporting + 1) * reporting)
+        window_start = batches_completed // self.window * self.window
+        for unit in (self.validation_period, self.checkpoint_period):
+            period = self.batches(unit)
+            if period is not None:
+                multiple = (window_start // period + 1) * period
+                boundaries.append(-(-multiple // self.window) * self.window)
+        return min(boundaries, default=sys.maxsize)
 
     def count(self, unit: Unit | None) -> int | None:
         """Returns how often a period falls due until the end; None where it cannot be said."""
@@ -125,6 +146,9 @@ class Stopwatch:
         elapsed_seconds: What earlier attempts took, up to their checkpoint.
     """
 
+    events: list[Event]
+    """Those that look at the watch: usually none."""
+
     def __init__(self, plan: Plan, elapsed_seconds: float = 0.0) -> None:
         self._start = time.monotonic() - elapsed_seconds
         self._periods = {
@@ -138,6 +162,7 @@ class Stopwatch:
         }
         self._limit = plan.max_length.seconds if isinstance(plan.max_length, Time) else None
         self._last = dict.fromkeys(self._periods, elapsed_seconds)
+        self.events = [*self._periods] + ([Event.END] if self._limit is not None else [])
 
     @property
     def elapsed_seconds(self) -> float:

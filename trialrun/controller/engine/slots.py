@@ -119,6 +119,8 @@ class FoldedSlots(Slots):
         self._current = slots.start
         self._turns = [threading.Semaphore(0) for _ in slots]
         self._idle = threading.Semaphore(0)
+        # Apart from the one above, for which the calling thread waits all the while.
+        self._unwound = threading.Semaphore(0)
         self._task: Callable[[int], object] | None = None
         self._results: list[object] = []
         # For each slot: the label of the meeting at which it waits, or None when it has finished.
@@ -187,7 +189,7 @@ class FoldedSlots(Slots):
             if index == len(self.numbers) - 1:
                 self._require_all_at(None)
         except _Abandoned:
-            self._idle.release()
+            self._unwound.release()
             return
         except TrialrunError as error:
             self._failure = error
@@ -209,7 +211,7 @@ class FoldedSlots(Slots):
             if label is not None and index != failed:
                 self._current = self.numbers[index]
                 self._turns[index].release()
-                self._idle.acquire()
+                self._unwound.acquire()
 
     def _wait_for_turn(self, index: int) -> None:
         self._turns[index].acquire()

@@ -35,7 +35,12 @@ class Failure:
     def write(self, folder: Path) -> None:
         """Leaves the failure in the attempt's folder."""
         data = dataclasses.asdict(self) | {"kind": self.kind.name}
-        (folder / f"failure-{self.process}.json").write_text(json.dumps(data), encoding="utf-8")
+        failure_file(folder, self.process).write_text(json.dumps(data), encoding="utf-8")
+
+
+def failure_file(folder: Path, process: int) -> Path:
+    """Returns where a process says why it failed; one that was killed leaves none."""
+    return folder / f"failure-{process}.json"
 
 
 def first_failure(folder: Path) -> Failure | None:

@@ -12,9 +12,17 @@ from multiprocessing import forkserver
 
 START_METHOD = "forkserver"
 
+_PRELOADED = [
+    "trialrun.controller.launch._server_signals",
+    # The console script, which every process would otherwise import anew.
+    "__main__",
+    "trialrun.controller.launch.worker",
+    # torch imports it when the first optimizer is made, which takes as long as torch itself.
+    "torch._dynamo",
+]
+
 
 def start_server() -> None:
     """Starts the server, unless it runs, and returns at once."""
-    # "__main__": the console script, which every process would otherwise import anew.
-    multiprocessing.set_forkserver_preload(["__main__", "trialrun.controller.launch.worker"])
+    multiprocessing.set_forkserver_preload(_PRELOADED)
     forkserver.ensure_running()

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trialrun.controller.launch.failures import Failure, FailureKind, first_failure
+from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
 from trialrun.controller.launch.server import START_METHOD
 from trialrun.controller.launch.worker import Assignment, train_process
 
@@ -137,11 +137,22 @@ def _explain(assignment: Assignment, error: ChildFailedError) -> Failure:
     failure = first_failure(assignment.attempt_folder)
     if failure is not None and failure.kind is not FailureKind.PEER_LOST:
         return failure
-    # Nobody has failed by itself: a process was killed, and could not say so.
-    lost = {rank: f.exitcode for rank, f in error.failures.items()}
-    killed = {rank: code for rank, code in lost.items() if code < 0} or lost
-    rank, code = next(iter(killed.items()), (0, 1))
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    # Nobody has failed by itself: a process was killed, and could not say so. The agent tells how
+    # the first that it noticed has ended, which may be one that only missed the other.
+    codes = {rank: f.exitcode for rank, f in error.failures.items()}
+    silent = [
+        rank
+        for rank in range(assignment.num_processes)
+        if not failure_file(assignment.attempt_folder, rank).exists()
+    ]
+    rank = next((rank for rank in silent if rank in codes), (silent or [0])[0])
+    code = codes.get(rank)
+    if code is None:
+        how = "ended without a word"
+    elif code < 0:
+        how = f"was killed by {signal.Signals(-code).name}"
+    else:
+        how = f"ended with code {code}"
     return Failure(
         kind=FailureKind.INTERNAL,
         message=f"Process {rank} {how}. Its output is in {assignment.attempt_folder}.",

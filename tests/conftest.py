@@ -1,0 +1,27 @@
+"""What every test may rely on: generators, threads and imports are left as they were found."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _isolated() -> Iterator[None]:
+    """Seeds the global generators, and takes back what importing a trial file leaves behind."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    torch.set_num_threads(1)
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and ("/trials/" in file or "/pytest-" in file):
+            del sys.modules[name]
