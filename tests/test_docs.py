@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pydantic
+import pytest
+import torch
+import yaml
+
+from tests.support import make_spec
+from trialrun.cli import main
+from trialrun.controller.config import ExperimentConfig
+from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.rehearsal import rehearse
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[list[str]]:
+    lines = [line for block in _blocks("console") for line in block.splitlines()]
+    parts = [part for line in lines for part in line.split("&&")]
+    return [shlex.split(part) for part in parts if part.strip().startswith("trialrun ")]
+
+
+def test_readme_has_the_two_install_commands_that_ci_runs() -> None:
+    lines = [line for block in _blocks("console") for line in block.splitlines()]
+    assert [line for line in lines if line.startswith("pip install")] == [
+        "pip install -c constraints.txt '.[examples]' && "
+        "trialrun submit examples/digits/trial.py --slots 4",
+        "pip install -c constraints.txt -e '.[examples,test]' && pytest",
+    ]
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_readme_commands_parse(command: list[str]) -> None:
+    group: click.Command = main
+    arguments = command[1:]
+    context = click.Context(group)
+    while isinstance(group, click.Group):
+        found = group.get_command(context, arguments[0])
+        assert found is not None, f"{arguments[0]} is no command"
+        group, arguments = found, arguments[1:]
+    # make_context parses, and runs nothing.
+    group.make_context(command[1], arguments)
+
+
+def test_readme_trial_passes_its_rehearsal(tmp_path: Path) -> None:
+    (source,) = _blocks("python")
+    (configuration,) = _blocks("yaml")
+    trial_file = tmp_path / "regression.py"
+    trial_file.write_text(source, encoding="utf-8")
+    spec = make_spec(trial_file, **yaml.safe_load(configuration))
+    rehearse(spec, SingleProcess(), torch.device("cpu"))
+
+
+def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def test_configuration_page_has_every_key_with_its_default() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", page, re.MULTILINE))
+    keys = dict(_keys(ExperimentConfig))
+    assert list(table) == list(keys)
+    defaults = ExperimentConfig(max_length="1ep").to_json()  # type: ignore[arg-type]
+    for key, text in table.items():
+        value: Any = defaults
+        for part in key.split("."):
+            value = value[part]
+        if text.startswith("`"):
+            expected = yaml.safe_load(text.strip("`"))
+            assert value == expected, f"{key}: the page says {text}, the code {value!r}"
+        else:
+            # Said in words: nothing that could be written down as a value.
+            assert value in (None, "", {}) or keys[key].is_required(), key
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["loop.py", "--rounds", "1", "--batches", "20"], ["checkpoint.py", "--quick"]],
+    ids=["loop", "checkpoint"],
+)
+def test_benchmarks_run_and_print_ratios(arguments: list[str]) -> None:
+    script, *options = arguments
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ratio" in result.stdout
