@@ -176,7 +176,7 @@ def new_session(
         spec,
         collectives=collectives or SingleProcess(),
         device=torch.device("cpu"),
-        stop_request=stop_request or StopRequest(),
+        stop_request=StopRequest() if stop_request is None else stop_request,
         journal=journal,
         sink=sink,
     )

@@ -45,6 +45,8 @@ class TrialContext:
     """The wrapped optimizers, in the order of wrapping."""
     lr_schedulers: list[LRScheduler]
     """The wrapped schedulers with their step modes, in the order of wrapping."""
+    reducers: list[WrappedReducer]
+    """The wrapped metric reducers with their names, in the order of wrapping."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class TrialContext:
         self.models = []
         self.optimizers = []
         self.lr_schedulers = []
-        self._reducers: list[WrappedReducer] = []
+        self.reducers = []
         self._hyperparameters = dict(hyperparameters)
         self._seed = seed
         self._initial_batch = initial_batch
@@ -204,8 +206,8 @@ class TrialContext:
             raise InvalidTrialError(
                 f"wrap_reducer got a {type(reducer).__name__}; it takes a trialrun.MetricReducer."
             )
-        _require_new(reducer, [r.reducer for r in self._reducers], "wrap_reducer")
-        self._reducers.append(
+        _require_new(reducer, [r.reducer for r in self.reducers], "wrap_reducer")
+        self.reducers.append(
             WrappedReducer(
                 reducer=reducer,
                 name=name,

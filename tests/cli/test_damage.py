@@ -101,9 +101,7 @@ def test_full_disk_costs_a_checkpoint_and_not_the_run(workplace: Workplace) -> N
     (training,) = attempt.training_processes()
 
     def set_file_size_limit(size_bytes: int) -> None:
-        resource.prlimit(
-            training.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)
-        )
+        resource.prlimit(training.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
     def num_failures() -> int:
         log = workplace.home / "experiments/1/trials/1/attempts/1/process-0.log"

@@ -179,9 +179,7 @@ def test_stop_request_pauses_at_the_next_boundary(story: Story, way: str) -> Non
     assert result.code == 3, result.err
     assert story.states[way] is RunState.PAUSED
     assert result.lines[-1] == "trialrun resume 1"
-    match = re.fullmatch(
-        r"Paused experiment 1 after (\d+) batches\. Go on with:", result.lines[-2]
-    )
+    match = re.fullmatch(r"Paused experiment 1 after (\d+) batches\. Go on with:", result.lines[-2])
     assert match is not None
     assert story.stops[way] < int(match[1]) < NUM_BATCHES
     assert int(match[1]) in story.place.digests()

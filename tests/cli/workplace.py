@@ -41,7 +41,7 @@ COMMAND = str(Path(sys.executable).with_name("trialrun"))
 PATIENCE_SECONDS = 90.0
 """After this a test gives up; nothing that works comes near it."""
 
-GATE = '''
+GATE = """
 import time
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def wait_at_gate(batch_idx):
         time.sleep(0.005)
     if (folder / "slowly").exists():
         time.sleep(0.02)
-'''
+"""
 
 TRIAL = (
     GATE

@@ -54,9 +54,17 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """Returns metrics on one line: ``loss 0.031, accuracy 0.991``."""
-    return ", ".join(f"{name} {format_value(value)}" for name, value in metrics.items()) or "-"
+def format_metrics(metrics: Mapping[str, Any], most: int | None = None) -> str:
+    """Returns metrics on one line: ``loss 0.031, accuracy 0.991``.
+
+    Args:
+        metrics: Names and numbers.
+        most: How many are shown; the others are counted.
+    """
+    texts = [f"{name} {format_value(value)}" for name, value in metrics.items()]
+    if most is not None and len(texts) > most:
+        texts[most:] = [f"and {len(texts) - most} more"]
+    return ", ".join(texts) or "-"
 
 
 def format_size(size_bytes: int) -> str:

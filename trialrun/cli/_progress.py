@@ -5,6 +5,7 @@ On a terminal: one live line below what processes print. In a pipe: one plain li
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -28,6 +29,7 @@ from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
 
 _LOOK_SECONDS = 0.2
+_MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
 
 
 class AttemptView:
@@ -92,7 +94,9 @@ class AttemptView:
         if rows:
             click.echo(f"Latest checkpoint: {rows[0].path}")
         config = self._prepared.config.searcher
-        scored = [row for row in rows if row.metrics and config.metric in row.metrics]
+        scored = [
+            row for row in rows if not math.isnan((row.metrics or {}).get(config.metric, math.nan))
+        ]
         if scored:
             choose = min if config.smaller_is_better else max
             best = choose(reversed(scored), key=lambda row: (row.metrics or {})[config.metric])
@@ -129,7 +133,7 @@ class AttemptView:
         trial_id = self._prepared.trial.id
         for row in training_metrics_of_trial(self._database, trial_id, start=self._next_training):
             self._next_training = row.batches + 1
-            self._latest = format_metrics(row.metrics)
+            self._latest = format_metrics(row.metrics, _MOST_METRICS)
             speed = f", {row.records_per_second:.0f} records/s" if row.records_per_second else ""
             if self._live is None:
                 self._print(
@@ -142,7 +146,7 @@ class AttemptView:
             self._next_validation = found.batches + 1
             self._print(
                 f"{self._position(found.batches)}: validated {found.num_records} records: "
-                f"{format_metrics(found.metrics)}"
+                f"{format_metrics(found.metrics, _MOST_METRICS)}"
             )
 
     def _show_progress(self) -> None:

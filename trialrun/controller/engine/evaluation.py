@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Evaluated:
 
     metrics: dict[str, float]
     num_records: int
+    duration_seconds: float
 
 
 class Evaluator:
@@ -92,6 +94,7 @@ class Evaluator:
             InvalidMetricError: Metrics are no numbers, or named differently between batches.
             SlotError: User code raised.
         """
+        started = time.monotonic()
         batches: list[tuple[int, int, dict[str, Any]]] = []
         with _eval_mode(self._models), torch.no_grad():
             self._reset_reducers()
@@ -103,7 +106,12 @@ class Evaluator:
                 stop_agreed = self._agreement.settle()[0]
                 if stop_agreed:
                     return None
-            return self._reduce(batches)
+            metrics, num_records = self._reduce(batches)
+        return Evaluated(
+            metrics=metrics,
+            num_records=num_records,
+            duration_seconds=time.monotonic() - started,
+        )
 
     def _evaluate_batch(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         self._contents.enter(Phase.VALIDATION, slot)
@@ -118,7 +126,7 @@ class Evaluator:
         except Exception as error:
             raise SlotError(slot) from error
 
-    def _reduce(self, batches: list[EvaluatedBatch]) -> Evaluated:
+    def _reduce(self, batches: list[EvaluatedBatch]) -> tuple[dict[str, float], int]:
         floats = to_floats([scalars for _, _, scalars in batches])
         rows = [(n, records, row) for (n, records, _), row in zip(batches, floats, strict=True)]
         per_slot = self._per_slot_results()
@@ -130,8 +138,10 @@ class Evaluator:
             metrics = reduce_evaluated(all_rows, self._trial.evaluation_reducer())
             metrics = reduce_custom(self._reducers, all_slots, metrics)
             outcome = (metrics, sum(records for _, records, _ in all_rows))
-        metrics, num_records = self._collectives.broadcast(outcome, "validation metrics")
-        return Evaluated(metrics=metrics, num_records=num_records)
+        reduced: tuple[dict[str, float], int] = self._collectives.broadcast(
+            outcome, "validation metrics"
+        )
+        return reduced
 
     def _reset_reducers(self) -> None:
         for slot in self._slots:

@@ -54,6 +54,8 @@ class Execution(Engine):
     """The buffers of all wrapped models."""
     reducers: ReducerContents
     """What the wrapped reducers have collected."""
+    slot_state: SingleSlotState | FoldedSlotState
+    """What each slot has for itself."""
 
     def __init__(
         self,
@@ -90,16 +92,16 @@ class Execution(Engine):
         self._batches_completed = batches_completed
         self.buffers = ModelBuffers(context.models)
         self.reducers = ReducerContents(
-            context._reducers, self.slot_numbers, shared=[trial, context, *context.models]
+            context.reducers, self.slot_numbers, shared=[trial, context, *context.models]
         )
-        self._local = (
-            SingleSlotState(self.slot_numbers.start, self.reducers)
+        self.slot_state = (
+            SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
             if len(self.slot_numbers) == 1
             else FoldedSlotState(
                 self.slot_numbers, context.models, self.buffers, self.reducers, self._generators
             )
         )
-        self.slots = make_slots(self.slot_numbers, self._local, self._device, self._num_threads)
+        self.slots = make_slots(self.slot_numbers, self.slot_state, self._device, self._num_threads)
         self.steps = [
             OptimizerSteps(
                 index=index,
@@ -141,9 +143,9 @@ class Execution(Engine):
             )
             window.add(slot, check_scalars(returned, "train_batch"))
 
-        self._local.begin_batch()
+        self.slot_state.begin_batch()
         self.slots.run(learn)
-        self._local.end_batch()
+        self.slot_state.end_batch()
         self.buffers.share(self._collectives)
         if self._window_is_complete:
             first = batch_idx + 1 - self._aggregation_frequency
@@ -151,6 +153,10 @@ class Execution(Engine):
                 self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
             )
         self._batches_completed = batch_idx + 1
+
+    def num_steps(self) -> int:
+        """Returns the steps of all optimizers since the start of the trial."""
+        return sum(steps.num_steps for steps in self.steps)
 
     def close(self) -> None:
         """Ends the threads of the slots."""

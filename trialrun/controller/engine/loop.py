@@ -1,4 +1,4 @@
-"""The loop: train a batch, then report, validate and checkpoint when due, in this order.
+"""The loop: train to the next boundary, then report, validate and checkpoint what is due.
 
 One clock, the number of batches completed, decides everything. A checkpoint comes last at its
 boundary, so that all that belongs to the boundary is in it.
@@ -7,26 +7,20 @@ boundary, so that all that belongs to the boundary is in it.
 from __future__ import annotations
 
 import enum
-import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from trialrun._units import Unit
-from trialrun._wrapped import WrappedReducer
 from trialrun.controller.checkpoints.contents import CheckpointContents
-from trialrun.controller.config import CheckpointPolicy
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.metrics import TrainingWindow, reduce_custom
+from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.reporting import Reporter
 from trialrun.controller.engine.schedule import Event, Plan, Stopwatch
-from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.stopping import Agreement, StopRequest
-
-logger = logging.getLogger(__name__)
+from trialrun.controller.engine.stopping import Agreement
 
 
 class Outcome(enum.Enum):
@@ -34,29 +28,6 @@ class Outcome(enum.Enum):
 
     COMPLETED = "completed"
     PAUSED = "paused"
-
-
-class Journal(Protocol):
-    """Where the chief writes down what happens; nothing here may wait for a disk."""
-
-    def progress(self, batches_completed: int) -> None:
-        """Takes note of the clock."""
-
-    def training_metrics(
-        self, *, batches: int, epoch: int, metrics: dict[str, float], records_per_second: float
-    ) -> None:
-        """Takes the reduced metrics of a reporting period."""
-
-    def validation_metrics(
-        self,
-        *,
-        batches: int,
-        epoch: int,
-        metrics: dict[str, float],
-        num_records: int,
-        duration_seconds: float,
-    ) -> None:
-        """Takes the reduced metrics of a validation."""
 
 
 class CheckpointSink(Protocol):
@@ -70,80 +41,59 @@ class TrainingLoop:
     """Trains one trial to its end, or to the boundary at which a stop is agreed on.
 
     Args:
-        execution: Trains a batch on the slots of this process.
+        config: Which checkpoints are wanted, and by which metric they are compared.
+        plan: Length and periods.
+        execution: Trains a batch on the slots of this process; keeps the clock.
         batches: Loaded shares of the slots of this process, from the present batch on.
+        window: Where the metrics of batches are collected.
+        reporter: Reports them.
         evaluator: Evaluates the validation data.
         snapshots: Captures the state for a checkpoint.
-        window: Metrics since the last report.
-        reducers: The wrapped reducers.
-        plan: Length and periods.
-        stopwatch: Training time.
         progress: What a checkpoint remembered; a new one at the start.
-        policy: Whether validations are followed by checkpoints.
-        searched_metric: The validation metric that says which checkpoint is best.
-        smaller_is_better: Whether less of it is better.
-        step_zero_validation: Whether to validate before the first batch.
+        stopwatch: Training time.
+        agreement: What all processes agree on at a boundary.
         metadata: JSON data that every checkpoint repeats.
-        collectives: The processes.
-        stop_request: This process's wish to stop.
-        journal: Where the chief writes down what happens; None elsewhere.
         sink: Where the chief hands checkpoints; None elsewhere.
     """
 
     def __init__(
         self,
         *,
+        config: ExperimentConfig,
+        plan: Plan,
         execution: Execution,
         batches: Iterator[Any],
-        snapshots: Snapshots,
         window: TrainingWindow,
-        reducers: Sequence[WrappedReducer],
-        plan: Plan,
-        stopwatch: Stopwatch,
+        reporter: Reporter,
+        evaluator: Evaluator,
+        snapshots: Snapshots,
         progress: Progress,
-        policy: CheckpointPolicy,
-        searched_metric: str,
-        smaller_is_better: bool,
-        step_zero_validation: bool,
+        stopwatch: Stopwatch,
+        agreement: Agreement,
         metadata: dict[str, Any],
-        collectives: Collectives,
-        stop_request: StopRequest,
-        journal: Journal | None,
         sink: CheckpointSink | None,
     ) -> None:
+        self._config = config
+        self._plan = plan
         self._execution = execution
         self._batches = batches
-        self._snapshots = snapshots
         self._window = window
-        self._training_reducers = [wrapped for wrapped in reducers if wrapped.for_training]
-        self._plan = plan
-        self._stopwatch = stopwatch
+        self._reporter = reporter
+        self._evaluator = evaluator
+        self._snapshots = snapshots
         self._progress = progress
-        self._policy = policy
-        self._searched_metric = searched_metric
-        self._smaller_is_better = smaller_is_better
-        self._step_zero_validation = step_zero_validation
+        self._stopwatch = stopwatch
+        self._agreement = agreement
         self._metadata = metadata
-        self._collectives = collectives
-        self._stop_request = stop_request
-        self._journal = journal
         self._sink = sink
-        # The batch of the newest checkpoint; a resumed loop stands at one.
-        self._checkpointed_batches = self._clock or None
-        self._speed = _Speed(self._clock)
+        self._agreed = [0] * len(Event)
         self._stop = False
         self._time_is_up = False
-        self._warned: set[str] = set()
-        self.agreement = Agreement(collectives, self._wishes)
-        self._agreed = [0] * len(Event)
+        # The batch of the newest checkpoint; a resumed loop stands at one.
+        self._checkpointed_batches = self._clock or None
 
-    def run(self, evaluator: Evaluator) -> Outcome:
-        """Trains until the trial is complete or all processes agreed to stop.
-
-        Args:
-            evaluator: Evaluates the validation data; it asks this loop's ``agreement`` to go on.
-        """
-        self._evaluator = evaluator
+    def run(self) -> Outcome:
+        """Trains until the trial is complete or all processes agreed to stop."""
         self._validate_if_owed()
         while not (self._stop or self._is_at_end):
             self._train_to_boundary()
@@ -160,11 +110,10 @@ class TrainingLoop:
     def _train_to_boundary(self) -> None:
         """Trains until something is due: by the plan, or because it was agreed on."""
         for completed in range(self._clock + 1, self._plan.next_boundary(self._clock) + 1):
-            self.agreement.begin()
+            self._agreement.begin()
             self._execution.train_batch(self._batches, self._window)
-            self._agreed = self.agreement.settle()
-            if self._journal is not None:
-                self._journal.progress(completed)
+            self._agreed = self._agreement.settle()
+            self._reporter.progress(completed)
             if any(self._agreed):
                 break
         # A window is never cut short: a stop waits for its end, and is agreed on again there.
@@ -194,54 +143,31 @@ class TrainingLoop:
         """Validates where a stop came before the validation that its boundary was due."""
         plan, clock = self._plan, self._clock
         due = plan.is_due(plan.validation_period, clock, plan.window) or self._is_at_end
-        if due or (clock == 0 and self._step_zero_validation):
+        if due or (clock == 0 and self._config.step_zero_validation):
             self._validate()
 
     # The verbs.
 
     def _report(self) -> None:
-        if not len(self._window):
-            return
-        means = self._window.reduce()
-        metrics = self._add_training_reducers(means)
         self._stopwatch.happened(Event.REPORT)
-        self._progress.training_metrics = metrics
-        self._warn_of_non_finite(metrics, "training")
-        if self._journal is not None:
-            self._journal.training_metrics(
-                batches=self._clock,
-                epoch=self._epoch,
-                metrics=metrics,
-                records_per_second=self._speed.measure(self._clock) * self._plan.global_batch_size,
-            )
-        self._speed.restart(self._clock)
+        metrics = self._reporter.training()
+        if metrics is not None:
+            self._progress.training_metrics = metrics
 
     def _validate(self) -> None:
         if self._is_validated:
             return
-        started = time.monotonic()
         evaluated = self._evaluator.evaluate()
         if evaluated is None:
             self._stop = True
             return
-        duration = time.monotonic() - started
-        self._speed.exclude(duration)
         self._stopwatch.happened(Event.VALIDATION)
         self._progress.validated_batches = self._clock
         self._progress.validation_metrics = evaluated.metrics
-        self._warn_of_non_finite(evaluated.metrics, "validation")
-        if self._journal is not None:
-            self._journal.validation_metrics(
-                batches=self._clock,
-                epoch=self._epoch,
-                metrics=evaluated.metrics,
-                num_records=evaluated.num_records,
-                duration_seconds=duration,
-            )
+        self._reporter.validation(evaluated)
         improved = self._note_best(evaluated.metrics)
-        if self._policy is CheckpointPolicy.ALL or (
-            self._policy is CheckpointPolicy.BEST and improved
-        ):
+        policy = self._config.checkpoint_policy
+        if policy is CheckpointPolicy.ALL or (policy is CheckpointPolicy.BEST and improved):
             # Also where a stop left a checkpoint of this batch, which lacks these metrics.
             self._checkpointed_batches = None
             self._checkpoint()
@@ -254,7 +180,7 @@ class TrainingLoop:
         validation_metrics = self._progress.validation_metrics if self._is_validated else None
         metadata = {
             "batches": self._clock,
-            "epoch": self._epoch,
+            "epoch": self._clock // self._plan.epoch_length,
             "validation_metrics": validation_metrics,
             "training_metrics": self._progress.training_metrics,
             **self._metadata,
@@ -272,10 +198,6 @@ class TrainingLoop:
         return self._execution.batches_completed
 
     @property
-    def _epoch(self) -> int:
-        return self._clock // self._plan.epoch_length
-
-    @property
     def _is_at_window_end(self) -> bool:
         return self._clock % self._plan.window == 0
 
@@ -291,81 +213,20 @@ class TrainingLoop:
     def _is_due(self, event: Event, unit: Unit | None, span: int) -> bool:
         return bool(self._agreed[event]) or self._plan.is_due(unit, self._clock, span)
 
-    def _wishes(self) -> list[int]:
-        wishes = [0] * len(Event)
-        wishes[Event.STOP] = int(bool(self._stop_request))
-        if self._collectives.is_chief:  # one watch decides: the processes' watches differ
-            for event in self._stopwatch.events:
-                wishes[event] = int(self._stopwatch.is_due(event))
-        return wishes
-
-    def _add_training_reducers(self, means: dict[str, float]) -> dict[str, float]:
-        if not self._training_reducers:
-            return means
-        per_slot = []
-        for slot in self._execution.slot_numbers:
-            self._execution.reducers.enter(Phase.TRAINING, slot)
-            reducers = [wrapped.reducer for wrapped in self._training_reducers]
-            per_slot.append([reducer.per_slot_reduce() for reducer in reducers])
-            for reducer in reducers:
-                reducer.reset()
-        gathered = self._collectives.gather(per_slot, "training reducers")
-        metrics = None
-        if gathered is not None:
-            all_slots = [results for process_slots in gathered for results in process_slots]
-            metrics = reduce_custom(self._training_reducers, all_slots, means)
-        result: dict[str, float] = self._collectives.broadcast(metrics, "training reducers")
-        return result
-
     def _note_best(self, metrics: dict[str, float]) -> bool:
         """Notes the searched metric where it is the best so far; NaN never is, a tie neither."""
-        name = self._searched_metric
-        if name not in metrics:
-            self._warn_once(
-                name,
-                f"The validation metrics {sorted(metrics)} have no {name!r}, so no checkpoint can "
-                "be the best one. Set searcher.metric to one of them.",
+        searcher, progress = self._config.searcher, self._progress
+        if searcher.metric not in metrics:
+            self._reporter.warn_once(
+                f"no {searcher.metric}",
+                f"The validation metrics {sorted(metrics)} have no {searcher.metric!r}, so no "
+                "checkpoint can be the best one. Set searcher.metric to one of them.",
             )
             return False
-        value, best = metrics[name], self._progress.best_metric
+        value, best = metrics[searcher.metric], progress.best_metric
         if math.isnan(value):
             return False
-        better = best is None or (value < best if self._smaller_is_better else value > best)
-        if better:
-            self._progress.best_metric = value
-            self._progress.best_batches = self._clock
-        return better
-
-    def _warn_of_non_finite(self, metrics: dict[str, float], kind: str) -> None:
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                self._warn_once(
-                    f"{kind} {name}",
-                    f"The {kind} metric {name!r} is {value} at batch {self._clock}. It is recorded "
-                    "so; later batches are not warned of.",
-                )
-
-    def _warn_once(self, key: str, message: str) -> None:
-        if key not in self._warned and self._collectives.is_chief:
-            logger.warning(message)
-        self._warned.add(key)
-
-
-class _Speed:
-    """Batches per second of training since the last report, validations left out."""
-
-    def __init__(self, batches: int) -> None:
-        self.restart(batches)
-
-    def restart(self, batches: int) -> None:
-        """Begins to measure."""
-        self._started = time.monotonic()
-        self._first_batch = batches
-
-    def exclude(self, seconds: float) -> None:
-        """Leaves out time that was not training."""
-        self._started += seconds
-
-    def measure(self, batches: int) -> float:
-        """Returns batches per second since ``restart``."""
-        return (batches - self._first_batch) / max(time.monotonic() - self._started, 1e-9)
+        if best is not None and not (value < best if searcher.smaller_is_better else value > best):
+            return False
+        progress.best_metric, progress.best_batches = value, self._clock
+        return True

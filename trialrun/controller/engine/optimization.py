@@ -106,7 +106,7 @@ class OptimizerSteps:
         self._slots = slots
         self._collectives = collectives
         self._groups: list[_TypeGroup] = []
-        self._num_grouped = 0
+        self._grouped: list[tuple[int, torch.dtype]] = []
         # After a step without zeroing: what every slot finds in ``grad``.
         self._averaged: list[torch.Tensor | None] = []
 
@@ -176,7 +176,8 @@ class OptimizerSteps:
     def _type_groups(self) -> list[_TypeGroup]:
         """Returns the groups, made again when the trial has added or frozen parameters."""
         parameters = self.parameters
-        if self._num_grouped != len(parameters):
+        grouped = [(id(parameter), parameter.dtype) for parameter in parameters]
+        if self._grouped != grouped:
             by_type: dict[torch.dtype, list[torch.nn.Parameter]] = {}
             for parameter in parameters:
                 by_type.setdefault(parameter.dtype, []).append(parameter)
@@ -184,7 +185,7 @@ class OptimizerSteps:
                 _TypeGroup(group, OrderedSum(self._num_slots, self._collectives))
                 for group in by_type.values()
             ]
-            self._num_grouped = len(parameters)
+            self._grouped = grouped
         return self._groups
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from trialrun._units import Batch, Epoch, Time, Unit
+from trialrun.controller.engine.stopping import StopRequest
 
 
 class Event(enum.IntEnum):
@@ -180,3 +181,26 @@ class Stopwatch:
         """Starts the event's period anew."""
         if event in self._periods:
             self._last[event] = self.elapsed_seconds
+
+
+class Wishes:
+    """What this process wishes at a boundary, in the order of ``Event``: 1 for yes.
+
+    Args:
+        stop_request: Its wish to stop.
+        stopwatch: The chief's watch, which decides what is due by time; None elsewhere, since the
+            watches of processes differ.
+    """
+
+    def __init__(self, stop_request: StopRequest, stopwatch: Stopwatch | None) -> None:
+        self._stop_request = stop_request
+        self._stopwatch = stopwatch
+
+    def __call__(self) -> list[int]:
+        """Returns the wishes of this moment."""
+        wishes = [0] * len(Event)
+        wishes[Event.STOP] = int(bool(self._stop_request))
+        if self._stopwatch is not None:
+            for event in self._stopwatch.events:
+                wishes[event] = int(self._stopwatch.is_due(event))
+        return wishes

@@ -22,12 +22,13 @@ from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
-from trialrun.controller.engine.loop import CheckpointSink, Journal, Outcome, TrainingLoop
+from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.schedule import Plan, Stopwatch
+from trialrun.controller.engine.reporting import Journal, Reporter
+from trialrun.controller.engine.schedule import Plan, Stopwatch, Wishes
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.addresses import Stream
 from trialrun.samplers.permutation import ALGORITHM_VERSION
@@ -151,43 +152,51 @@ class TrialSession:
             elapsed_seconds = contents.state["elapsed_seconds"]
         if collectives.is_chief:
             self._warn_of_small_dataset(data)
-        self.loop = TrainingLoop(
+        stopwatch = Stopwatch(self.plan, elapsed_seconds)
+        agreement = Agreement(
+            collectives,
+            Wishes(stop_request, stopwatch if collectives.is_chief else None),
+            self._execution.num_steps,
+        )
+        self._loop = TrainingLoop(
+            config=config,
+            plan=self.plan,
             execution=self._execution,
             batches=data.batches_from(self.first_batch),
-            snapshots=snapshots,
             window=window,
-            reducers=context._reducers,
-            plan=self.plan,
-            stopwatch=Stopwatch(self.plan, elapsed_seconds),
+            reporter=Reporter(
+                execution=self._execution,
+                window=window,
+                reducers=[wrapped for wrapped in context.reducers if wrapped.for_training],
+                plan=self.plan,
+                collectives=collectives,
+                journal=journal,
+            ),
+            evaluator=Evaluator(
+                trial=trial,
+                models=context.models,
+                reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
+                data=validation_data,
+                slots=slots,
+                contents=self._execution.reducers,
+                generators=generators,
+                collectives=collectives,
+                agreement=agreement,
+                device=device,
+                max_rounds=max_validation_rounds,
+            ),
+            snapshots=snapshots,
             progress=progress,
-            policy=config.checkpoint_policy,
-            searched_metric=config.searcher.metric,
-            smaller_is_better=config.searcher.smaller_is_better,
-            step_zero_validation=config.step_zero_validation,
+            stopwatch=stopwatch,
+            agreement=agreement,
             metadata={"identity": self.identity.to_json(), **spec.metadata},
-            collectives=collectives,
-            stop_request=stop_request,
-            journal=journal,
             sink=sink,
-        )
-        self._evaluator = Evaluator(
-            trial=trial,
-            models=context.models,
-            reducers=[wrapped for wrapped in context._reducers if wrapped.for_validation],
-            data=validation_data,
-            slots=slots,
-            contents=self._execution.reducers,
-            generators=generators,
-            collectives=collectives,
-            agreement=self.loop.agreement,
-            device=device,
-            max_rounds=max_validation_rounds,
         )
 
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
         try:
-            return self.loop.run(self._evaluator)
+            return self._loop.run()
         finally:
             self._execution.close()
 

@@ -2,14 +2,15 @@
 
 With one slot in a process only reducers are swapped, between training and validation. Buffers
 (BatchNorm's statistics): every slot of a batch starts from the same values, and after the batch
-slot 0's are everybody's.
+slot 0's are everybody's. Gradients that no step has cleared stay for the slot's next batch, as in
+any loop; so a checkpoint holds them.
 """
 
 from __future__ import annotations
 
 import copy
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -51,7 +52,9 @@ class ModelBuffers:
     def set(self, values: list[torch.Tensor]) -> None:
         """Writes values into the buffers in place."""
         for buffer, value in zip(self, values, strict=True):
-            buffer.copy_(value)
+            # Behind autograd's back: a graph that a slot made before it had to wait finds the same
+            # values again, but would refuse buffers that have been written since.
+            buffer.data.copy_(value)
 
 
 class Phase(enum.Enum):
@@ -116,9 +119,7 @@ class FoldedSlotState:
         generators: Generators,
     ) -> None:
         self._generators = generators
-        self._parameters = list(
-            dict.fromkeys(parameter for model in models for parameter in model.parameters())
-        )
+        self._parameters = _parameters(models)
         self._buffers = buffers
         self._reducers = reducers
         self._first_slot = slots.start
@@ -156,6 +157,14 @@ class FoldedSlotState:
         if not finished or slot == self._first_slot:
             self._slot_buffers[slot] = self._buffers.copy()
 
+    def gradients(self, slot: int) -> dict[int, torch.Tensor]:
+        """Returns what the slot has left in ``grad``, by the parameter's number."""
+        return _present(self._gradients[slot])
+
+    def load_gradients(self, slot: int, gradients: Mapping[int, torch.Tensor]) -> None:
+        """Takes up what ``gradients`` returned."""
+        self._gradients[slot] = _on_devices(gradients, self._parameters)
+
     def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -166,11 +175,15 @@ class SingleSlotState:
 
     Args:
         slot: The slot.
+        models: The wrapped models.
         reducers: What the reducers have collected.
     """
 
-    def __init__(self, slot: int, reducers: ReducerContents) -> None:
+    def __init__(
+        self, slot: int, models: Sequence[torch.nn.Module], reducers: ReducerContents
+    ) -> None:
         self._slot = slot
+        self._parameters = _parameters(models)
         self._reducers = reducers
 
     def begin_batch(self) -> None:
@@ -185,3 +198,30 @@ class SingleSlotState:
 
     def leave(self, slot: int, finished: bool) -> None:
         """Does nothing."""
+
+    def gradients(self, slot: int) -> dict[int, torch.Tensor]:
+        """Returns what the slot has left in ``grad``, by the parameter's number."""
+        return _present([parameter.grad for parameter in self._parameters])
+
+    def load_gradients(self, slot: int, gradients: Mapping[int, torch.Tensor]) -> None:
+        """Takes up what ``gradients`` returned."""
+        loaded = _on_devices(gradients, self._parameters)
+        for parameter, gradient in zip(self._parameters, loaded, strict=True):
+            parameter.grad = gradient
+
+
+def _parameters(models: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
+    return list(dict.fromkeys(parameter for model in models for parameter in model.parameters()))
+
+
+def _present(gradients: Sequence[torch.Tensor | None]) -> dict[int, torch.Tensor]:
+    return {index: grad for index, grad in enumerate(gradients) if grad is not None}
+
+
+def _on_devices(
+    gradients: Mapping[int, torch.Tensor], parameters: Sequence[torch.nn.Parameter]
+) -> list[torch.Tensor | None]:
+    loaded: list[torch.Tensor | None] = [None] * len(parameters)
+    for index, gradient in gradients.items():
+        loaded[index] = gradient.to(parameters[index].device)
+    return loaded

@@ -183,8 +183,8 @@ class FoldedSlots(Slots):
 
     def _run_task(self, index: int, task: Callable[[int], object]) -> None:
         slot = self.numbers[index]
-        self._local.enter(slot)
         try:
+            self._local.enter(slot)
             self._results[index] = task(slot)
             if index == len(self.numbers) - 1:
                 self._require_all_at(None)
@@ -196,6 +196,8 @@ class FoldedSlots(Slots):
         except Exception as error:
             self._failure = SlotError(slot)
             self._failure.__cause__ = error
+        except BaseException as error:  # such as SystemExit: as with one slot, it goes on as it is
+            self._failure = error
         self._local.leave(slot, finished=True)
         if self._failure is not None:
             self._abandon_others(index)

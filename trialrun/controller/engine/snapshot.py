@@ -136,6 +136,7 @@ class Snapshots:
             states.append(
                 {
                     "metrics": self._window.slot_state(slot),
+                    "gradients": self._execution.slot_state.gradients(slot),
                     "reducers": {
                         name: reducer.state_dict() for name, reducer in self._training_reducers()
                     },
@@ -153,6 +154,7 @@ class Snapshots:
                     f"{list(saved)}. Restore the trial's code, or submit a new experiment."
                 )
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
+            self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
             self._execution.reducers.enter(Phase.TRAINING, slot)
             for name, reducer in reducers.items():
                 reducer.load_state_dict(plain.restore(saved[name]))
@@ -160,7 +162,7 @@ class Snapshots:
     def _training_reducers(self) -> list[tuple[str, MetricReducer]]:
         return [
             (f"{index}: {wrapped.label}", wrapped.reducer)
-            for index, wrapped in enumerate(self._context._reducers)
+            for index, wrapped in enumerate(self._context.reducers)
             if wrapped.for_training
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from trialrun._errors import InvalidTrialError
 from trialrun.controller.engine.collectives import Collectives, PendingMax
 
 
@@ -39,21 +40,41 @@ class Agreement:
     Args:
         collectives: The processes.
         wishes: Called for this process's wishes: non-negative integers, always equally many.
+        num_steps: Called for the optimizer steps taken so far, which must be equal everywhere.
     """
 
-    def __init__(self, collectives: Collectives, wishes: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        collectives: Collectives,
+        wishes: Callable[[], Sequence[int]],
+        num_steps: Callable[[], int],
+    ) -> None:
         self._collectives = collectives
         self._wishes = wishes
+        self._num_steps = num_steps
         self._pending: PendingMax | None = None
 
     def begin(self) -> None:
         """Sends this process's wishes; all processes call it equally often."""
         if self._collectives.size > 1:
-            self._pending = self._collectives.start_max(self._wishes())
+            # The maximum of a number and of its negative tells whether it is the same everywhere.
+            steps = self._num_steps()
+            self._pending = self._collectives.start_max([*self._wishes(), steps, -steps])
 
     def settle(self) -> list[int]:
-        """Returns what was agreed since ``begin``: the element-wise maximum of all wishes."""
+        """Returns what was agreed since ``begin``: the element-wise maximum of all wishes.
+
+        Raises:
+            InvalidTrialError: The processes have taken different numbers of optimizer steps.
+        """
         if self._pending is None:
             return list(self._wishes())
         pending, self._pending = self._pending, None
-        return pending.result()
+        *agreed, most, least_negated = pending.result()
+        if most != -least_negated:
+            raise InvalidTrialError(
+                f"One process has taken {-least_negated} optimizer steps and another {most}. Every "
+                "slot must call step_optimizer equally often and in the same order; do not make it "
+                "depend on a slot's own records."
+            )
+        return agreed

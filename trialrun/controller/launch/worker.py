@@ -185,8 +185,17 @@ class _Process:
         else:
             kind = FailureKind.USER_CODE
             message = f"{type(cause).__name__} {place}: {cause}"
-            trace = "".join(traceback.format_exception(cause))
+            trace = self._traceback(cause)
         return Failure(kind=kind, message=message, traceback=trace, process=self._rank)
+
+    def _traceback(self, error: BaseException) -> str:
+        """Returns the traceback from the user's first line on; all of it where there is none."""
+        folder = self._assignment.spec.trial_file.parent
+        frame = error.__traceback__
+        while frame is not None and folder not in Path(frame.tb_frame.f_code.co_filename).parents:
+            frame = frame.tb_next
+        lines = traceback.format_exception(type(error), error, frame or error.__traceback__)
+        return "".join(lines).rstrip("\n")
 
 
 @contextlib.contextmanager

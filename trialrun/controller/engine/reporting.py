@@ -1,0 +1,161 @@
+"""Reduces what the slots have found over all processes, and writes it down on the chief."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from trialrun._wrapped import WrappedReducer
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.evaluation import Evaluated
+from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.metrics import TrainingWindow, reduce_custom
+from trialrun.controller.engine.schedule import Plan
+from trialrun.controller.engine.slot_state import Phase
+
+logger = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """Where the chief writes down what happens; nothing here may wait for a disk."""
+
+    def progress(self, batches_completed: int) -> None:
+        """Takes note of the clock."""
+
+    def training_metrics(
+        self, *, batches: int, epoch: int, metrics: dict[str, float], records_per_second: float
+    ) -> None:
+        """Takes the reduced metrics of a reporting period."""
+
+    def validation_metrics(
+        self,
+        *,
+        batches: int,
+        epoch: int,
+        metrics: dict[str, float],
+        num_records: int,
+        duration_seconds: float,
+    ) -> None:
+        """Takes the reduced metrics of a validation."""
+
+
+class Reporter:
+    """Reports training metrics, validation metrics and the clock.
+
+    Args:
+        execution: Keeps the clock and the reducers' contents.
+        window: The training metrics since the last report.
+        reducers: The reducers that take part in training.
+        plan: Says how long an epoch and how large a batch is.
+        collectives: The processes.
+        journal: Where the chief writes; None elsewhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        execution: Execution,
+        window: TrainingWindow,
+        reducers: Sequence[WrappedReducer],
+        plan: Plan,
+        collectives: Collectives,
+        journal: Journal | None,
+    ) -> None:
+        self._execution = execution
+        self._window = window
+        self._reducers = reducers
+        self._plan = plan
+        self._collectives = collectives
+        self._journal = journal
+        self._warned: set[str] = set()
+        self._restart_speed()
+
+    def progress(self, batches_completed: int) -> None:
+        """Takes note of the clock."""
+        if self._journal is not None:
+            self._journal.progress(batches_completed)
+
+    def training(self) -> dict[str, float] | None:
+        """Reports the batches since the last report.
+
+        Returns:
+            The metrics, on every process; None when there were no batches.
+        """
+        if not len(self._window):
+            return None
+        metrics = self._add_reducers(self._window.reduce())
+        self._warn_of_non_finite(metrics, "training")
+        if self._journal is not None:
+            self._journal.training_metrics(
+                batches=self._clock,
+                epoch=self._epoch,
+                metrics=metrics,
+                records_per_second=self._records_per_second(),
+            )
+        self._restart_speed()
+        return metrics
+
+    def validation(self, evaluated: Evaluated) -> None:
+        """Reports a whole validation."""
+        # The time was not spent on training.
+        self._speed_started += evaluated.duration_seconds
+        self._warn_of_non_finite(evaluated.metrics, "validation")
+        if self._journal is not None:
+            self._journal.validation_metrics(
+                batches=self._clock,
+                epoch=self._epoch,
+                metrics=evaluated.metrics,
+                num_records=evaluated.num_records,
+                duration_seconds=evaluated.duration_seconds,
+            )
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Warns on the chief, the first time that the key is heard of."""
+        if key not in self._warned and self._collectives.is_chief:
+            logger.warning(message)
+        self._warned.add(key)
+
+    @property
+    def _clock(self) -> int:
+        return self._execution.batches_completed
+
+    @property
+    def _epoch(self) -> int:
+        return self._clock // self._plan.epoch_length
+
+    def _restart_speed(self) -> None:
+        self._speed_started = time.monotonic()
+        self._speed_first_batch = self._clock
+
+    def _records_per_second(self) -> float:
+        records = (self._clock - self._speed_first_batch) * self._plan.global_batch_size
+        return records / max(time.monotonic() - self._speed_started, 1e-9)
+
+    def _add_reducers(self, means: dict[str, float]) -> dict[str, float]:
+        if not self._reducers:
+            return means
+        per_slot = []
+        for slot in self._execution.slot_numbers:
+            self._execution.reducers.enter(Phase.TRAINING, slot)
+            per_slot.append([wrapped.reducer.per_slot_reduce() for wrapped in self._reducers])
+            for wrapped in self._reducers:
+                wrapped.reducer.reset()
+        gathered = self._collectives.gather(per_slot, "training reducers")
+        metrics = None
+        if gathered is not None:
+            all_slots = [results for process_slots in gathered for results in process_slots]
+            metrics = reduce_custom(self._reducers, all_slots, means)
+        result: dict[str, float] = self._collectives.broadcast(metrics, "training reducers")
+        return result
+
+    def _warn_of_non_finite(self, metrics: dict[str, float], kind: str) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                self.warn_once(
+                    f"{kind} {name}",
+                    f"The {kind} metric {name!r} is {value} at batch {self._clock}. It is recorded "
+                    "so; later batches are not warned of.",
+                )
