@@ -16,9 +16,9 @@ from trialrun.controller.config import ExperimentConfig, not_divisible, read_con
 from trialrun.controller.experiments import prepared_attempt, submit_experiment, trial_slots
 from trialrun.controller.home import Home
 from trialrun.controller.launch.placement import choose_num_processes, threads_per_slot
-from trialrun.controller.launch.run import run_attempt, run_rehearsal
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.liveness import trial_of_experiment
+from trialrun.controller.running import run_attempt, run_rehearsal
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
