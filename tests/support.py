@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trialrun.controller.checkpoints.contents import CheckpointContents, write_contents
+from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents, write_contents
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.config import read_config
 from trialrun.controller.engine.collectives import Collectives, SingleProcess
@@ -33,7 +33,11 @@ class SavedCheckpoint:
     batches: int
     digest: str
     metrics: dict[str, float] | None
-    contents: CheckpointContents
+
+    @property
+    def contents(self) -> CheckpointContents:
+        """What it holds."""
+        return read_contents(self.path)
 
 
 class FolderSink:
@@ -50,7 +54,7 @@ class FolderSink:
         metadata = {**contents.metadata, "digest": checksum}
         write_contents(dataclasses.replace(contents, metadata=metadata), path)
         batches = contents.metadata["batches"]
-        self.saved.append(SavedCheckpoint(path, batches, checksum, metrics, contents))
+        self.saved.append(SavedCheckpoint(path, batches, checksum, metrics))
 
 
 class MemoryJournal:
@@ -190,19 +194,29 @@ def run_session(
     collectives: Collectives | None = None,
 ) -> Run:
     """Runs one attempt; checkpoints go to the folder."""
+    collectives = SingleProcess() if collectives is None else collectives
     stop_request = StopRequest()
     journal = MemoryJournal(stop_request, stop_upon)
     sink = FolderSink(folder)
     session = new_session(
-        spec, collectives=collectives, stop_request=stop_request, journal=journal, sink=sink
+        spec,
+        collectives=collectives,
+        stop_request=stop_request,
+        journal=journal if collectives.is_chief else None,
+        sink=sink if collectives.is_chief else None,
     )
     outcome = session.run()
+    # Every process must know from where to go on.
+    rows = [(str(saved.path), saved.batches, saved.digest, saved.metrics) for saved in sink.saved]
     return Run(
         outcome,
         journal.training,
         journal.validation,
         journal.events,
-        sink.saved,
+        [
+            SavedCheckpoint(Path(path), batches, checksum, metrics)
+            for path, batches, checksum, metrics in collectives.broadcast(rows, "checkpoints")
+        ],
         session.batches_completed,
     )
 

@@ -117,8 +117,8 @@ def test_unknown_hyperparameter_is_refused_with_the_nearest_name(workplace: Work
 
 def test_home_below_a_file_is_refused(workplace: Workplace) -> None:
     workplace.home.write_text("a file", encoding="utf-8")
-    for command in (["list"], ["submit", "trial.py"]):
-        result = workplace.run(*command)
+    for command in (["list"], ["submit", str(workplace.trial_file)]):
+        result = workplace.invoke(*command)
         assert result.code == 2
         assert result.err == (
             f"Error: The home {workplace.home} cannot be written: Not a directory. Choose another "
@@ -314,7 +314,9 @@ def test_numbers_that_are_none_and_a_small_dataset_are_warned_of_and_recorded(
 ) -> None:
     source = TRIAL.replace("make_records(37)", "make_records(3)")
     source = source.replace('return {"loss": loss}', 'return {"loss": loss * float("nan")}')
-    source = source.replace('return {"loss": nn.', 'return {"worst": float("inf"), "loss": nn.')
+    source = source.replace(
+        'return {"loss": nn.', 'return {"worst": 1e999, "loss": 0 * 1e999 * nn.'
+    )
     workplace.trial_file.write_text(source, encoding="utf-8")
     result = workplace.run("submit", "trial.py", "--processes", "1", "--max-length", "4ba")
     assert result.code == 0, result.err
@@ -332,6 +334,6 @@ def test_numbers_that_are_none_and_a_small_dataset_are_warned_of_and_recorded(
     rows = workplace.invoke("metrics", "1", "--json").json
     values = {(row["kind"], row["batches"]): row["metrics"] for row in rows}
     assert values["training", 3] == {"loss": "NaN"}
-    assert values["validation", 1]["worst"] == "Infinity"
+    assert values["validation", 1] == {"worst": "Infinity", "loss": "NaN"}
     for command in (["list"], ["show", "1"], ["checkpoint", "list"], ["logs", "1"]):
         assert workplace.invoke(*command, "--json").json

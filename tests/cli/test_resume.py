@@ -160,6 +160,13 @@ def test_stopped_in_every_way_equals_straight_run(
     assert story.place.metrics() == place.metrics()
 
 
+def test_reports_come_in_the_order_of_batches(straight: tuple[Workplace, Result]) -> None:
+    place, result = straight
+    reports = re.findall(r"^batch (\d+)/\d+ \S+ \S+: (validated)?", result.out, re.MULTILINE)
+    expected = [(str(batches), kind == "validation") for kind, batches, _ in place.metrics()]
+    assert [(batches, bool(word)) for batches, word in reports] == expected
+
+
 def test_straight_run_is_not_trivial(straight: tuple[Workplace, Result]) -> None:
     place, _ = straight
     digests, metrics = place.digests(), place.metrics()

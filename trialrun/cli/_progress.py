@@ -131,23 +131,23 @@ class AttemptView:
 
     def _show_reports(self) -> None:
         trial_id = self._prepared.trial.id
+        lines: list[tuple[int, str]] = []
         for row in training_metrics_of_trial(self._database, trial_id, start=self._next_training):
             self._next_training = row.batches + 1
-            self._latest = format_metrics(row.metrics, _MOST_METRICS)
+            self._latest = format_metrics(row.metrics)
             speed = f", {row.records_per_second:.0f} records/s" if row.records_per_second else ""
             if self._live is None:
-                self._print(
-                    f"{self._position(row.batches)}: {self._latest}{speed}"
-                    f"{self._time_left(row.batches)}"
-                )
+                text = f"{self._latest}{speed}{self._time_left(row.batches)}"
+                lines.append((row.batches, text))
         for found in validation_metrics_of_trial(
             self._database, trial_id, start=self._next_validation
         ):
             self._next_validation = found.batches + 1
-            self._print(
-                f"{self._position(found.batches)}: validated {found.num_records} records: "
-                f"{format_metrics(found.metrics, _MOST_METRICS)}"
-            )
+            text = f"validated {found.num_records} records: {format_metrics(found.metrics)}"
+            lines.append((found.batches, text))
+        # The sort is stable: at one batch the report comes before the validation.
+        for batches, text in sorted(lines, key=lambda line: line[0]):
+            self._print(f"{self._position(batches)}: {text}")
 
     def _show_progress(self) -> None:
         batches = get_trial(self._database, self._prepared.trial.id).batches_completed

@@ -22,10 +22,10 @@ from trialrun.samplers.addresses import Stream, random_words, root_key
 
 __all__ = [
     "ALGORITHM_VERSION",
-    "THRESHOLD",
     "FeistelPermutation",
     "Permutation",
     "SortedPermutation",
+    "THRESHOLD",
     "permutation",
 ]
 

@@ -115,8 +115,7 @@ class TrainingWindow:
         gathered = self._collectives.gather(self._take(), "training metrics")
         means = None
         if gathered is not None:
-            rows = [row for slots in gathered for slot_rows in slots for row in slot_rows]
-            means = _means(rows)
+            means = _means([table for tables in gathered for table in tables])
         result: dict[str, float] = self._collectives.broadcast(means, "training metrics")
         return result
 
@@ -129,23 +128,38 @@ class TrainingWindow:
         """Takes up what ``slot_state`` returned."""
         self._rows[slot] = list(rows)
 
-    def _take(self) -> list[list[dict[str, float]]]:
-        taken = [to_floats(self._rows[slot]) for slot in self._slots]
+    def _take(self) -> list[_Table]:
+        taken = [_as_table(to_floats(self._rows[slot])) for slot in self._slots]
         self._rows = {slot: [] for slot in self._slots}
         return taken
 
 
-def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    _require_same_names(rows, "train_batch")
-    return {name: _sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+_Table = tuple[list[str], torch.Tensor]
+"""One slot's metrics: names as the trial gave them, and float64 values of shape (batches, names)
+whose columns stand in the order of sorted names."""
 
 
-def _require_same_names(rows: Sequence[dict[str, float]], source: str) -> None:
-    first = rows[0].keys()
-    for row in rows:
-        if row.keys() != first:
+def _as_table(rows: Sequence[dict[str, float]]) -> _Table:
+    _require_same_names([row.keys() for row in rows], "train_batch")
+    values = [[row[name] for name in sorted(row)] for row in rows]
+    return list(rows[0]), torch.tensor(values, dtype=torch.float64)
+
+
+def _means(tables: Sequence[_Table]) -> dict[str, float]:
+    """Returns the means over all slots, which have equally many batches."""
+    _require_same_names([names for names, _ in tables], "train_batch")
+    columns = torch.cat([values for _, values in tables]).T.tolist()
+    names = tables[0][0]
+    by_name = dict(zip(sorted(names), columns, strict=True))
+    return {name: _sum(by_name[name]) / len(by_name[name]) for name in names}
+
+
+def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:
+    first = sorted(named[0])
+    for names in named:
+        if names != named[0] and sorted(names) != first:
             raise InvalidMetricError(
-                f"{source} returned the metrics {sorted(first)} for one batch and {sorted(row)} "
+                f"{source} returned the metrics {first} for one batch and {sorted(names)} "
                 "for another. Return the same names for every batch and slot."
             )
 
@@ -170,7 +184,7 @@ def reduce_evaluated(
         InvalidMetricError: The names differ between batches, or from those of the reducers.
     """
     ordered = sorted(batches)
-    _require_same_names([metrics for _, _, metrics in ordered], "evaluate_batch")
+    _require_same_names([metrics.keys() for _, _, metrics in ordered], "evaluate_batch")
     names = ordered[0][2].keys()
     if isinstance(reducers, dict) and reducers.keys() != names:
         wrong = sorted(reducers.keys() ^ names)

@@ -27,7 +27,7 @@ class TreeSum:
     """Adds one vector for each slot along the tree, holding no more vectors than needed.
 
     Slots that come in order need at most log2(q) + 1 vectors at a time, as the digits of a binary
-    counter.
+    counter. Where the first slot is no multiple of a power of two, it can be 2 log2(q).
 
     Args:
         num_slots: S.

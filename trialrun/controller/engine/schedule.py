@@ -89,9 +89,18 @@ class Plan:
         return min(boundaries, default=sys.maxsize)
 
     def count(self, unit: Unit | None) -> int | None:
-        """Returns how often a period falls due until the end; None where it cannot be said."""
+        """Returns how many validations or checkpoints a period makes; None where it is a time.
+
+        At most one in each window, and always one at the end: 10 batches, period 4: 4, 8 and 10.
+        """
         total, period = self.total_batches, self.batches(unit)
-        return None if total is None or period is None else total // period
+        if total is None or period is None:
+            return None
+        if period <= self.window:
+            return total // self.window
+        multiples = total // period
+        last = -(-multiples * period // self.window) * self.window
+        return multiples + (last < total)
 
     def describe(self) -> str:
         """Returns the plan as people read it.

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from thread_collectives import run_on_threads
+
+from trialrun import InvalidMetricError, MetricReducer, Reducer
+from trialrun._wrapped import WrappedReducer
+from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.metrics import (
+    TrainingWindow,
+    check_scalars,
+    reduce_custom,
+    reduce_evaluated,
+    to_floats,
+)
+
+
+def message(call: Any, *arguments: Any) -> str:
+    with pytest.raises(InvalidMetricError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+# What a batch returns.
+
+
+def test_every_scalar_is_a_metric() -> None:
+    returned = {
+        "int": 3,
+        "bool": True,
+        "float": 0.5,
+        "numpy": np.float32(0.1),
+        "whole": np.int64(7),
+        "flag": np.bool_(False),
+        "tensor": torch.tensor([[2.5]], requires_grad=True),
+        "half": torch.tensor(1.5, dtype=torch.float16),
+        "count": torch.tensor(2**60 + 1),
+    }
+    scalars = check_scalars(returned, "train_batch")
+    assert not scalars["tensor"].requires_grad
+    (floats,) = to_floats([scalars])
+    assert floats == {
+        "int": 3.0,
+        "bool": 1.0,
+        "float": 0.5,
+        "numpy": float(np.float32(0.1)),
+        "whole": 7.0,
+        "flag": 0.0,
+        "tensor": 2.5,
+        "half": 1.5,
+        "count": float(2**60 + 1),
+    }
+    assert list(floats) == list(returned)
+    assert all(type(value) is float for value in floats.values())
+
+
+def test_one_tensor_from_train_batch_is_the_loss() -> None:
+    assert to_floats([check_scalars(torch.tensor(2.0), "train_batch")]) == [{"loss": 2.0}]
+    assert message(check_scalars, torch.tensor(2.0), "evaluate_batch") == (
+        "evaluate_batch returned a Tensor. Return a dictionary of metric names and numbers."
+    )
+
+
+def test_rows_keep_their_own_values_and_order() -> None:
+    rows = [
+        {"a": torch.tensor(1.0), "b": torch.tensor(2.0, dtype=torch.float64), "c": 3.0},
+        {"a": torch.tensor(4.0), "b": torch.tensor(5.0, dtype=torch.float64), "c": 6.0},
+    ]
+    assert to_floats(rows) == [{"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 4.0, "b": 5.0, "c": 6.0}]
+
+
+@pytest.mark.parametrize("returned", [None, 3.0, [("loss", 1.0)]])
+def test_anything_but_a_dictionary_is_refused(returned: Any) -> None:
+    assert message(check_scalars, returned, "train_batch") == (
+        f"train_batch returned a {type(returned).__name__}. Return a dictionary of metric names "
+        "and numbers."
+    )
+
+
+def test_metric_names_are_strings() -> None:
+    assert message(check_scalars, {3: 1.0}, "train_batch") == (
+        "train_batch returned a metric named 3, a int. Metric names are strings."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "described"),
+    [
+        (torch.zeros(2, 3), "a Tensor of shape (2, 3) and type torch.float32"),
+        (torch.zeros(0), "a Tensor of shape (0,) and type torch.float32"),
+        (torch.tensor(1j), "a Tensor of shape () and type torch.complex64"),
+        (np.zeros(2), "a ndarray of shape (2,) and type float64"),
+        ("0.5", "a str ('0.5')"),
+        (None, "a NoneType (None)"),
+        (1j, "a complex (1j)"),
+    ],
+)
+def test_what_is_no_number_is_described(value: Any, described: str) -> None:
+    assert message(check_scalars, {"loss": value}, "evaluate_batch") == (
+        f"Metric 'loss' returned by evaluate_batch is {described}, not a number. Return one number "
+        "for each metric; use a MetricReducer for anything larger."
+    )
+
+
+# Training: the mean over batches and slots.
+
+
+def fill(window: TrainingWindow, slot: int, values: Sequence[float]) -> None:
+    for value in values:
+        window.add(slot, {"loss": torch.tensor(value, dtype=torch.float64)})
+
+
+def test_the_mean_is_over_batches_and_slots_on_every_process() -> None:
+    values = {slot: [10.0 ** (slot * 4), -(10.0**slot), 0.1 * slot] for slot in range(4)}
+    numbers = [value for slot_values in values.values() for value in slot_values]
+
+    def reduce(process: Any) -> dict[str, float]:
+        slots_each = 4 // process.size
+        slots = range(process.rank * slots_each, (process.rank + 1) * slots_each)
+        window = TrainingWindow(slots, process)
+        for slot in slots:
+            fill(window, slot, values[slot])
+        assert len(window) == 3
+        result = window.reduce()
+        assert len(window) == 0
+        return result
+
+    expected = {"loss": math.fsum(numbers) / 12}
+    assert reduce(SingleProcess()) == expected
+    for size in (2, 4):
+        assert run_on_threads(size, reduce) == [expected] * size
+
+
+def test_the_order_of_batches_changes_no_bit() -> None:
+    generator = random.Random(3)
+    values = [generator.uniform(-1, 1) * 10 ** generator.randint(-9, 9) for _ in range(200)]
+    means = set()
+    for _ in range(10):
+        generator.shuffle(values)
+        window = TrainingWindow(range(1), SingleProcess())
+        fill(window, 0, values)
+        means.add(window.reduce()["loss"])
+    assert len(means) == 1
+    assert len({sum(values[i:] + values[:i]) for i in range(10)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ([1.0, math.inf], "inf"),
+        ([math.inf, -math.inf, 1.0], "nan"),
+        ([1.0, math.nan], "nan"),
+        ([1.5e308, 1.5e308], "inf"),
+    ],
+)
+def test_a_mean_that_is_not_finite_is_reported_as_such(values: list[float], mean: str) -> None:
+    window = TrainingWindow(range(1), SingleProcess())
+    fill(window, 0, values)
+    assert repr(window.reduce()["loss"]) == mean
+
+
+def test_every_batch_and_slot_returns_the_same_names() -> None:
+    window = TrainingWindow(range(2), SingleProcess())
+    window.add(0, {"loss": 1.0, "accuracy": 0.5})
+    window.add(1, {"loss": 1.0})
+    assert message(window.reduce) == (
+        "train_batch returned the metrics ['accuracy', 'loss'] for one batch and ['loss'] for "
+        "another. Return the same names for every batch and slot."
+    )
+
+
+def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
+    first, second = (TrainingWindow(range(2), SingleProcess()) for _ in range(2))
+    for slot in range(2):
+        fill(first, slot, [0.1, 1e-9 * slot])
+        second.load_slot_state(slot, first.slot_state(slot))
+        fill(first, slot, [3.0])
+        fill(second, slot, [3.0])
+    assert second.reduce() == first.reduce()
+
+
+# Validation.
+
+
+def test_each_reduction_is_over_all_batches_in_any_order() -> None:
+    batches = [
+        (number, records, {"avg": value, "sum": value, "max": value, "min": value})
+        for number, records, value in ((0, 4, 1.0), (1, 4, 5.0), (2, 1, 3.0))
+    ]
+    reducers = {"avg": Reducer.AVG, "sum": Reducer.SUM, "max": Reducer.MAX, "min": Reducer.MIN}
+    # The last batch holds 1 record, the others 4: (4 * 1 + 4 * 5 + 1 * 3) / 9
+    expected = {"avg": 3.0, "sum": 9.0, "max": 5.0, "min": 1.0}
+    for order in (batches, batches[::-1], batches[1:] + batches[:1]):
+        assert reduce_evaluated(order, reducers) == expected
+
+
+def test_one_reducer_serves_all_metrics() -> None:
+    batches = [(0, 2, {"a": 1.0, "b": 10.0}), (1, 1, {"a": 4.0, "b": 40.0})]
+    assert reduce_evaluated(batches, Reducer.AVG) == {"a": 2.0, "b": 20.0}
+    assert reduce_evaluated(batches, Reducer.MAX) == {"a": 4.0, "b": 40.0}
+
+
+def test_every_validation_batch_returns_the_same_names() -> None:
+    batches = [(0, 1, {"loss": 1.0}), (1, 1, {"lost": 1.0})]
+    assert message(reduce_evaluated, batches, Reducer.AVG) == (
+        "evaluate_batch returned the metrics ['loss'] for one batch and ['lost'] for another. "
+        "Return the same names for every batch and slot."
+    )
+
+
+def test_reducers_and_metrics_have_the_same_names() -> None:
+    batches = [(0, 1, {"loss": 1.0, "accuracy": 0.5})]
+    reducers = {"loss": Reducer.AVG, "acuracy": Reducer.MAX}
+    assert message(reduce_evaluated, batches, reducers) == (
+        "evaluation_reducer() names ['acuracy', 'loss'] but evaluate_batch returned ['accuracy', "
+        "'loss']. Name every metric exactly once. Did you mean 'accuracy'?"
+    )
+    assert message(reduce_evaluated, batches, {"loss": Reducer.AVG}).startswith(
+        "evaluation_reducer() names ['loss'] but evaluate_batch returned ['accuracy', 'loss']."
+    )
+
+
+# The trial's own reducers.
+
+
+class Returning(MetricReducer):
+    """Returns what the test says, or a function of the slots' results."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def reset(self) -> None:
+        pass
+
+    def per_slot_reduce(self) -> Any:
+        return None
+
+    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> Any:
+        return self.result(per_slot_metrics) if callable(self.result) else self.result
+
+
+def wrapped(result: Any, name: str | None = None) -> WrappedReducer:
+    return WrappedReducer(
+        reducer=Returning(result), name=name, for_training=True, for_validation=True
+    )
+
+
+def custom(*reducers: WrappedReducer, metrics: dict[str, float] | None = None) -> Any:
+    per_slot = [[slot * 10 + index for index in range(len(reducers))] for slot in range(3)]
+    return reduce_custom(reducers, per_slot, metrics or {"loss": 1.0})
+
+
+def test_results_of_all_slots_are_reduced_in_slot_order() -> None:
+    first = wrapped(lambda slots: slots[0] + 100 * slots[1] + 10000 * slots[2], "first")
+    second = wrapped(lambda slots: {"low": torch.tensor(min(slots)), "high": np.int64(max(slots))})
+    assert custom(first, second) == {"loss": 1.0, "first": 201000.0, "low": 1.0, "high": 21.0}
+
+
+@pytest.mark.parametrize(
+    ("reducer", "expected"),
+    [
+        (
+            wrapped(3.0),
+            "Reducer 'Returning' was wrapped without a name, so cross_slot_reduce must return a "
+            "dictionary of metrics; it returned a float (3.0).",
+        ),
+        (
+            wrapped({"a": 3.0}, "mine"),
+            "Reducer 'mine' was wrapped with a name, so cross_slot_reduce must return one number; "
+            "it returned a dictionary. Wrap it without a name.",
+        ),
+        (
+            wrapped(1.0, "loss"),
+            "Reducer 'loss' returned the metric 'loss', which exists already. Choose another name.",
+        ),
+        (
+            wrapped(lambda slots: 1 / 0, "mine"),
+            "cross_slot_reduce of reducer 'mine' raised ZeroDivisionError: division by zero",
+        ),
+        (
+            wrapped("text", "mine"),
+            "Metric 'mine' returned by reducer 'mine' is a str ('text'), not a number. Return one "
+            "number for each metric; use a MetricReducer for anything larger.",
+        ),
+    ],
+)
+def test_a_reducer_that_breaks_its_promise_is_named(reducer: WrappedReducer, expected: str) -> None:
+    assert message(custom, reducer) == expected

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from support import write_trial
+
+from trialrun import InvalidTrialError
+from trialrun.controller.trial_file import load_trial_class
+from trialrun.controller.trial_target import split_target
+
+COMPLETE = """
+    def __init__(self, context): ...
+    def build_training_data_loader(self): ...
+    def build_validation_data_loader(self): ...
+    def train_batch(self, batch, epoch_idx, batch_idx): ...
+    def evaluate_batch(self, batch, batch_idx): ...
+"""
+
+
+def message(path: Path, class_name: str | None = None) -> str:
+    with pytest.raises(InvalidTrialError) as caught:
+        load_trial_class(path, class_name)
+    return str(caught.value)
+
+
+def trial(name: str, base: str = "Trial") -> str:
+    return f"class {name}({base}):{COMPLETE}\n"
+
+
+def test_the_one_trial_of_a_file_is_found(tmp_path: Path) -> None:
+    source = "from trialrun import Trial\nimport trialrun\n" + trial("Digits")
+    path = write_trial(tmp_path, source)
+    assert load_trial_class(path, None).__name__ == "Digits"
+    assert load_trial_class(path, "Digits") is load_trial_class(path, None)
+
+
+def test_a_file_without_a_trial_is_refused(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, "from trialrun import Trial\nclass Model: ...\n")
+    assert message(path) == (
+        "trial.py defines no Trial. Write a class that derives from trialrun.Trial."
+    )
+
+
+def test_several_trials_need_a_choice(tmp_path: Path) -> None:
+    source = "from trialrun import Trial\n" + trial("Second") + trial("First")
+    path = write_trial(tmp_path, source)
+    assert message(path) == (
+        "trial.py defines several trials: First, Second. Choose one, such as trial.py:First."
+    )
+    assert load_trial_class(path, "Second").__name__ == "Second"
+
+
+def test_a_base_of_another_trial_in_the_file_is_no_choice(tmp_path: Path) -> None:
+    source = "from trialrun import Trial\n" + trial("Base") + "class Digits(Base): ...\n"
+    path = write_trial(tmp_path, source)
+    assert load_trial_class(path, None).__name__ == "Digits"
+    assert load_trial_class(path, "Base").__name__ == "Base"
+
+
+def test_a_wrong_class_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    source = "from trialrun import Trial\n" + trial("Digits") + "class Model: ...\n"
+    path = write_trial(tmp_path, source)
+    assert message(path, "Digit") == "trial.py has no class 'Digit'. Did you mean 'Digits'?"
+    assert message(path, "Model") == (
+        "Model in trial.py is no Trial. Derive it from trialrun.Trial. Known: Digits."
+    )
+
+
+def test_what_a_trial_lacks_is_told_as_signatures(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        """
+        from trialrun import Trial
+
+        class Digits(Trial):
+            def __init__(self, context): ...
+            def build_training_data_loader(self): ...
+            def evaluate_batch(self, batch, batch_idx): ...
+        """,
+    )
+    assert message(path) == (
+        "Digits in trial.py lacks what every Trial must have. Write:\n"
+        "    def build_validation_data_loader(self): ...\n"
+        "    def train_batch(self, batch, epoch_idx, batch_idx): ..."
+    )
+
+
+def test_a_trial_imports_its_neighbours(tmp_path: Path) -> None:
+    write_trial(tmp_path, "WIDTH = 17\n", name="neighbour_of_trial.py")
+    source = "from trialrun import Trial\nimport neighbour_of_trial\n" + trial("Digits")
+    source += "Digits.width = neighbour_of_trial.WIDTH\n"
+    loaded = load_trial_class(write_trial(tmp_path, source), None)
+    assert loaded.width == 17  # type: ignore[attr-defined]
+
+
+def test_a_trial_that_another_file_defines_is_not_this_files_choice(tmp_path: Path) -> None:
+    write_trial(tmp_path, "from trialrun import Trial\n" + trial("Base"), name="base_of_trial.py")
+    source = "from base_of_trial import Base\nclass Digits(Base): ...\n"
+    path = write_trial(tmp_path, source)
+    assert load_trial_class(path, None).__name__ == "Digits"
+
+
+def test_a_file_named_like_a_module_replaces_none(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, "from trialrun import Trial\n" + trial("Digits"), name="json.py")
+    before = sys.modules["json"]
+    assert load_trial_class(path, None).__module__ == "trialrun_user_json"
+    assert sys.modules["json"] is before
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    for folder, name in (("a", "First"), ("b", "Second")):
+        (tmp_path / folder).mkdir()
+        path = write_trial(tmp_path / folder, "from trialrun import Trial\n" + trial(name))
+        assert load_trial_class(path, None).__name__ == name
+
+
+def test_an_error_in_the_file_is_the_users_and_leaves_no_half_module(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, "raise ZeroDivisionError('mine')\n", name="broken_trial.py")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError, match="^mine$"):
+            load_trial_class(path, None)
+    assert "broken_trial" not in sys.modules
+
+
+# FILE.py[:CLASS]
+
+
+def test_a_target_is_a_file_and_perhaps_a_class(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, "")
+    assert split_target(str(path)) == (path, None)
+    assert split_target(f"{path}:Digits") == (path, "Digits")
+
+
+def test_a_missing_file_is_answered_with_its_nearest_neighbour(tmp_path: Path) -> None:
+    write_trial(tmp_path, "", name="digits.py")
+    with pytest.raises(InvalidTrialError) as caught:
+        split_target(f"{tmp_path}/digit.py")
+    assert str(caught.value) == (
+        f"There is no file {tmp_path}/digit.py. Give the path of a Python file that defines a "
+        "Trial. Did you mean 'digits.py'?"
+    )
+
+
+def test_a_target_is_a_python_file(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, "", name="trial.txt")
+    with pytest.raises(InvalidTrialError) as caught:
+        split_target(str(path))
+    assert str(caught.value) == f"{path} is not a Python file: its name does not end in .py."

@@ -1,0 +1,102 @@
+"""P simulated processes: one thread each, which exchange through shared memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from trialrun.controller import plain
+from trialrun.controller.engine.collectives import Collectives, PendingMax
+
+T = TypeVar("T")
+
+_TIMEOUT_SECONDS = 30
+
+
+class _Exchange:
+    """Every thread puts in one value and gets all of them, in rank order."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier = threading.Barrier(size, timeout=_TIMEOUT_SECONDS)
+        self._values: list[Any] = [None] * size
+
+    def __call__(self, rank: int, value: Any) -> list[Any]:
+        self._values[rank] = value
+        self._barrier.wait()
+        values = list(self._values)
+        self._barrier.wait()
+        return values
+
+    def abort(self) -> None:
+        self._barrier.abort()
+
+
+class _Known(PendingMax):
+    def __init__(self, values: list[int]) -> None:
+        self._values = values
+
+    def result(self) -> list[int]:
+        return self._values
+
+
+class ThreadCollectives(Collectives):
+    """One of P threads."""
+
+    def __init__(self, rank: int, size: int, exchange: _Exchange) -> None:
+        self.rank = rank
+        self.size = size
+        self._exchange = exchange
+
+    def gather(self, value: Any, name: str) -> list[Any] | None:
+        values = self._exchange(self.rank, plain.encode(value, name))
+        return [plain.decode(data) for data in values] if self.is_chief else None
+
+    def broadcast(self, value: Any, name: str) -> Any:
+        data = plain.encode(value, name) if self.is_chief else None
+        return plain.decode(self._exchange(self.rank, data)[0])
+
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        chiefs = self._exchange(self.rank, [tensor.detach().clone() for tensor in tensors])[0]
+        for tensor, value in zip(tensors, chiefs, strict=True):
+            tensor.detach().copy_(value)
+
+    def start_max(self, values: Sequence[int]) -> PendingMax:
+        rows = self._exchange(self.rank, list(values))
+        return _Known([max(column) for column in zip(*rows, strict=True)])
+
+    def all_to_all(
+        self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
+    ) -> torch.Tensor:
+        stretches = self._exchange(self.rank, chunks.clone().split(send_sizes))
+        mine = [sent[self.rank] for sent in stretches]
+        assert [stretch.numel() for stretch in mine] == receive_sizes
+        return torch.cat(mine)
+
+    def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self._exchange(self.rank, chunk.clone()))
+
+
+def run_on_threads(size: int, task: Callable[[Collectives], T]) -> list[T]:
+    """Calls the task on every simulated process and returns the results in rank order."""
+    exchange = _Exchange(size)
+    results: list[Any] = [None] * size
+    failures: list[BaseException] = []
+
+    def work(rank: int) -> None:
+        try:
+            results[rank] = task(ThreadCollectives(rank, size, exchange))
+        except BaseException as error:
+            failures.append(error)
+            exchange.abort()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return results
