@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from trialrun._errors import ConfigurationError
+from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.launch import placement
+
+
+def make_config(slots: int, threads: int = 1) -> ExperimentConfig:
+    return read_config({"max_length": "1ep", "slots": slots, "intra_op_threads": threads})
 
 
 def set_machine(patch: pytest.MonkeyPatch, *, cores: int, gpus: int = 0) -> None:
@@ -36,12 +41,12 @@ def test_default_is_the_largest_divisor_that_the_machine_serves(
     monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, gpus: int, processes: int
 ) -> None:
     set_machine(monkeypatch, cores=cores, gpus=gpus)
-    assert placement.choose_num_processes(None, slots) == processes
+    assert placement.choose_num_processes(None, make_config(slots)) == processes
 
 
 def test_more_processes_than_cores_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     set_machine(monkeypatch, cores=1)
-    assert placement.choose_num_processes(4, 4) == 4
+    assert placement.choose_num_processes(4, make_config(4)) == 4
 
 
 def test_number_that_does_not_divide_the_slots_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +56,7 @@ def test_number_that_does_not_divide_the_slots_is_refused(monkeypatch: pytest.Mo
         "Choose one of 1, 2, 3, 6."
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-        placement.choose_num_processes(4, 6)
+        placement.choose_num_processes(4, make_config(6))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +66,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         "each executes several slots."
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-        placement.choose_num_processes(4, 4)
+        placement.choose_num_processes(4, make_config(4))
 
 
 @pytest.mark.parametrize("slots, cores, threads", [(1, 8, 8), (4, 8, 2), (3, 8, 2), (4, 2, 1)])
@@ -69,4 +74,12 @@ def test_threads_share_out_the_cores(
     monkeypatch: pytest.MonkeyPatch, slots: int, cores: int, threads: int
 ) -> None:
     set_machine(monkeypatch, cores=cores)
-    assert placement.threads_per_slot(slots) == threads
+    config = read_config({"max_length": "1ep", "slots": slots})
+    assert placement.num_threads(config) == threads
+
+
+def test_configured_threads_win_and_take_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_machine(monkeypatch, cores=8)
+    config = make_config(4, threads=4)
+    assert placement.num_threads(config) == 4
+    assert placement.choose_num_processes(None, config) == 2

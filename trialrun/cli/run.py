@@ -1,6 +1,7 @@
 """Commands that train: ``submit`` and ``resume``.
 
-Until the server runs, nothing slow is imported: it is what the first batch waits for.
+The first batch waits for the server, which loads torch; so it is started before anything that takes
+long, and after everything that may be refused: it holds the output open for as long as it loads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from trialrun.cli._options import home_options
+from trialrun.cli._options import home_options, open_database
 from trialrun.controller.home import Home
 from trialrun.controller.launch.server import start_server
 from trialrun.controller.trial_target import split_target
@@ -44,17 +45,24 @@ def submit(
     Ctrl-C once, SIGTERM, or trialrun pause from another terminal: a checkpoint at the next batch
     boundary, then exit. Ctrl-C twice: stop now.
     """
-    trial_file, trial_class = split_target(target)
-    # The server loads torch while this process loads the rest, checks and records.
-    start_server()
     from trialrun.cli._submission import read_submission
 
+    trial_file, trial_class = split_target(target)
     config = read_submission(trial_file, config_file, hyperparameters, flags, test_mode)
+    start_server()
     from trialrun.cli import _train
+    from trialrun.controller.experiments import submit_experiment
+    from trialrun.controller.launch.placement import choose_num_processes
 
+    num_processes = choose_num_processes(config.processes, config)
     if test_mode:
-        sys.exit(_train.rehearse(trial_file, trial_class, config))
-    sys.exit(_train.submit(home, trial_file, trial_class, config))
+        sys.exit(_train.rehearse(trial_file, trial_class, config, num_processes))
+
+    database = open_database(home)
+    _, trial = submit_experiment(
+        database, home, trial_file=trial_file, trial_class=trial_class, config=config
+    )
+    sys.exit(_train.train(database, trial, num_processes))
 
 
 @click.command()
@@ -70,7 +78,13 @@ def resume(experiment: int, processes: int | None, home: Home) -> None:
 
     The result is the same on any number of processes.
     """
+    from trialrun.controller.experiments import resumable_trial
+
+    database = open_database(home)
+    trial, config = resumable_trial(database, experiment, processes)
     start_server()
     from trialrun.cli import _train
+    from trialrun.controller.launch.placement import choose_num_processes
 
-    sys.exit(_train.resume(home, experiment, processes))
+    num_processes = choose_num_processes(processes or config.processes, config)
+    sys.exit(_train.train(database, trial, num_processes))

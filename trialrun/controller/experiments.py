@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trialrun._errors import BookkeepingError, CheckpointError, RunConflictError
+from trialrun._errors import (
+    BookkeepingError,
+    CheckpointError,
+    ConfigurationError,
+    RunConflictError,
+)
 from trialrun.controller.bookkeeping import (
     AttemptRow,
     CheckpointRow,
@@ -30,11 +35,11 @@ from trialrun.controller.bookkeeping import (
     rewind,
 )
 from trialrun.controller.checkpoints.manifest import verify
-from trialrun.controller.config import ExperimentConfig, read_config
+from trialrun.controller.config import ExperimentConfig, not_divisible, read_config
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
-from trialrun.controller.launch.placement import threads_per_slot
-from trialrun.controller.liveness import TrialFolder, bury
+from trialrun.controller.launch.placement import num_threads
+from trialrun.controller.liveness import TrialFolder, bury, trial_of_experiment
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -59,8 +64,7 @@ def submit_experiment(
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
     """
-    threads = config.intra_op_threads or threads_per_slot(config.slots)
-    config = config.model_copy(update={"intra_op_threads": threads})
+    config = config.model_copy(update={"intra_op_threads": num_threads(config)})
     experiment, trial = create_experiment(
         database,
         name=config.name or trial_file.stem,
@@ -84,6 +88,29 @@ def submit_experiment(
         ) from None
     shutil.copy2(trial_file, folder / trial_file.name)
     return experiment, trial
+
+
+def resumable_trial(
+    database: Database, experiment_id: int, num_processes: int | None
+) -> tuple[TrialRow, ExperimentConfig]:
+    """Returns the trial of an experiment that a new attempt can go on with, and its configuration.
+
+    Args:
+        database: Where it is recorded.
+        experiment_id: Which experiment.
+        num_processes: P, where one is asked for.
+
+    Raises:
+        BookkeepingError: There is no such experiment.
+        ConfigurationError: P does not divide the slots.
+        RunConflictError: It runs already, or is complete.
+    """
+    experiment, trial = trial_of_experiment(database, experiment_id)
+    _require_resumable(experiment, trial)
+    config = read_config(experiment.config)
+    if num_processes is not None and (num_processes < 1 or config.slots % num_processes):
+        raise ConfigurationError(not_divisible(config.slots, num_processes))
+    return trial, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +153,7 @@ def prepared_attempt(
     try:
         bury(database, experiment, trial)
         trial = get_trial(database, trial_id)
-        if trial.state is RunState.RUNNING:
-            raise RunConflictError(_runs_already(experiment))
-        if trial.state is RunState.COMPLETED:
-            raise RunConflictError(
-                f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
-                "there is nothing to resume. Submit a new one to train longer."
-            )
+        _require_resumable(experiment, trial)
         checkpoint, warnings = _newest_whole_checkpoint(database, trial)
         warnings += _source_warnings(experiment)
         first_batch = checkpoint.batches if checkpoint else 0
@@ -163,12 +184,6 @@ def prepared_attempt(
         lock.release()
 
 
-def trial_slots(database: Database, trial_id: int) -> int:
-    """Returns the slots of a recorded trial."""
-    experiment = get_experiment(database, get_trial(database, trial_id).experiment_id)
-    return read_config(experiment.config).slots
-
-
 def _newest_whole_checkpoint(
     database: Database, trial: TrialRow
 ) -> tuple[CheckpointRow | None, list[str]]:
@@ -195,6 +210,16 @@ def _source_warnings(experiment: ExperimentRow) -> list[str]:
             f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
         ]
     return []
+
+
+def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
+    if trial.state is RunState.RUNNING:
+        raise RunConflictError(_runs_already(experiment))
+    if trial.state is RunState.COMPLETED:
+        raise RunConflictError(
+            f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
+            "there is nothing to resume. Submit a new one to train longer."
+        )
 
 
 def _runs_already(experiment: ExperimentRow) -> str:

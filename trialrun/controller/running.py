@@ -6,11 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trialrun._errors import InvalidTrialError
-from trialrun.controller.bookkeeping import Database, RunState, add_log_file, finish_attempt
-from trialrun.controller.bookkeeping import request_stop as record_stop_request
+from trialrun.controller.bookkeeping import (
+    Database,
+    RunState,
+    add_log_file,
+    finish_attempt,
+    request_stop,
+)
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.experiments import PreparedAttempt
+from trialrun.controller.launch.bell import Bell, BellListener
 from trialrun.controller.launch.supervisor import (
     AttemptEnd,
     AttemptResult,
@@ -46,15 +52,20 @@ def run_attempt(
     for process in range(attempt.num_processes):
         add_log_file(database, attempt.id, process=process, path=log_file(folder, process))
 
+    bell = Bell()
+
     def stop() -> None:
-        record_stop_request(database, attempt.id)
+        bell.ring()
+        request_stop(database, attempt.id)
 
     def kill() -> None:
         finish_attempt(database, attempt.id, RunState.KILLED, error="Stopped by Ctrl-C, twice.")
         on_kill()
 
     interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
-    result = supervise(_assignment(database, prepared, folder), interruptions)
+    assignment = _assignment(database, prepared, folder, bell.listener)
+    result = supervise(assignment, interruptions)
+    bell.close()
     failure = result.failure
     finish_attempt(
         database,
@@ -95,18 +106,24 @@ def run_rehearsal(
         intra_op_threads=threads,
         metadata={},
     )
+    bell = Bell()
     assignment = Assignment(
         spec=spec,
         num_processes=num_processes,
         attempt_folder=folder,
         recording=None,
         lock=None,
+        bell=bell.listener,
     )
     interruptions = Interruptions(on_stop=on_kill, on_kill=on_kill, on_tick=lambda: None)
-    return supervise(assignment, interruptions)
+    result = supervise(assignment, interruptions)
+    bell.close()
+    return result
 
 
-def _assignment(database: Database, prepared: PreparedAttempt, folder: Path) -> Assignment:
+def _assignment(
+    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
+) -> Assignment:
     experiment, trial = prepared.experiment, prepared.trial
     spec = TrialSpec(
         trial_file=_trial_file(prepared),
@@ -132,6 +149,7 @@ def _assignment(database: Database, prepared: PreparedAttempt, folder: Path) -> 
             checkpoints=prepared.folder.checkpoints,
         ),
         lock=prepared.lock,
+        bell=bell,
     )
 
 

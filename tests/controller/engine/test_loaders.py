@@ -65,7 +65,7 @@ def chain(length: int, shuffle: bool, num_slots: int, slot: int, batch_size: int
 # Training.
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.data())
 def test_records_of_a_batch_are_those_of_the_sampler_chain(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 30), "length")

@@ -211,9 +211,22 @@ class ValidationData:
         self.num_batches = -(-self.num_records // loader.batch_size)
         self._num_slots = num_slots
         self._slots = slots
-        self._order = self._record_order(loader, seed)
-        self._batch_size = loader.batch_size
-        self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, self._addresses)
+        records: samplers.RandomAccessSampler = samplers.SequentialSampler(self.num_records)
+        if loader.shuffle:
+            records = samplers.ReproducibleShuffleSampler(records, seed)
+        batches = samplers.BatchSampler(records, loader.batch_size)
+        num_batches = self.num_batches
+
+        def make_addresses() -> Iterator[BatchAddress]:
+            # It must not know of this object: in a circle of references, persistent workers would
+            # take torch's 5 seconds to end.
+            for start in range(0, num_batches, num_slots):
+                for batch in (start + slot for slot in slots):
+                    if batch < num_batches:
+                        (rows,) = batches.take(batch, batch + 1)
+                        yield BatchAddress(batch, 0, rows.tolist())
+
+        self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 
     def rounds(self) -> Iterator[list[tuple[int, int, Any]]]:
         """Iterates over rounds: (slot, batch number, batch) of each slot that has one."""
@@ -224,15 +237,3 @@ class ValidationData:
                 for slot in self._slots
                 if start + slot < self.num_batches
             ]
-
-    def _addresses(self) -> Iterator[BatchAddress]:
-        for start in range(0, self.num_batches, self._num_slots):
-            for batch in (start + slot for slot in self._slots):
-                if batch < self.num_batches:
-                    first = batch * self._batch_size
-                    stop = min(first + self._batch_size, self.num_records)
-                    yield BatchAddress(batch, 0, self._order.take(first, stop).tolist())
-
-    def _record_order(self, loader: DataLoader, seed: int) -> samplers.RandomAccessSampler:
-        records = samplers.SequentialSampler(self.num_records)
-        return samplers.ReproducibleShuffleSampler(records, seed) if loader.shuffle else records

@@ -176,18 +176,19 @@ class FoldedSlots(Slots):
     def _serve(self, index: int) -> None:
         self._prepare_thread()
         while True:
-            self._wait_for_turn(index)
+            self._turns[index].acquire()
             if self._task is None:
                 return
             self._run_task(index, self._task)
 
     def _run_task(self, index: int, task: Callable[[int], object]) -> None:
-        slot = self.numbers[index]
+        self._current = slot = self.numbers[index]
         try:
             self._local.enter(slot)
             self._results[index] = task(slot)
             if index == len(self.numbers) - 1:
                 self._require_all_at(None)
+            self._local.leave(slot, finished=True)
         except _Abandoned:
             self._unwound.release()
             return
@@ -198,7 +199,6 @@ class FoldedSlots(Slots):
             self._failure.__cause__ = error
         except BaseException as error:  # such as SystemExit: as with one slot, it goes on as it is
             self._failure = error
-        self._local.leave(slot, finished=True)
         if self._failure is not None:
             self._abandon_others(index)
             self._idle.release()
@@ -214,6 +214,7 @@ class FoldedSlots(Slots):
                 self._current = self.numbers[index]
                 self._turns[index].release()
                 self._unwound.acquire()
+        self._current = self.numbers[failed]
 
     def _wait_for_turn(self, index: int) -> None:
         self._turns[index].acquire()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from trialrun._errors import ConfigurationError
-from trialrun.controller.config import not_divisible
+from trialrun.controller.config import ExperimentConfig, not_divisible
 
 
 def num_cores() -> int:
@@ -13,19 +13,23 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def threads_per_slot(num_slots: int) -> int:
-    """Returns the CPU threads of a slot: the cores shared out over the slots, at least 1.
+def num_threads(config: ExperimentConfig) -> int:
+    """Returns the CPU threads of a slot: as configured, or the cores shared out, at least 1.
 
     It is chosen once, when an experiment is submitted, because it decides how sums inside an
     operation are rounded.
     """
-    return max(1, num_cores() // num_slots)
+    return config.intra_op_threads or max(1, num_cores() // config.slots)
 
 
-def choose_num_processes(requested: int | None, num_slots: int) -> int:
+def choose_num_processes(requested: int | None, config: ExperimentConfig) -> int:
     """Returns P: what was asked for, or the largest divisor of the slots that the machine serves.
 
-    A process needs a GPU where there are any, else a core. Imports torch.
+    A process needs a GPU where there are any, else a core for each thread. Imports torch.
+
+    Args:
+        requested: P, where one is asked for.
+        config: Says how many slots there are, and with how many threads each computes.
 
     Raises:
         ConfigurationError: What was asked for does not divide the slots, or needs more GPUs than
@@ -33,9 +37,10 @@ def choose_num_processes(requested: int | None, num_slots: int) -> int:
     """
     import torch
 
+    num_slots = config.slots
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if requested is None:
-        num_places = num_gpus or num_cores()
+        num_places = num_gpus or max(1, num_cores() // num_threads(config))
         return max(p for p in range(1, num_slots + 1) if num_slots % p == 0 and p <= num_places)
     if num_slots % requested:
         raise ConfigurationError(not_divisible(num_slots, requested))

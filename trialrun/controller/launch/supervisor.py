@@ -62,6 +62,7 @@ class Interruptions:
         self._stop = threading.Event()
         self._kill = threading.Event()
         self._done = threading.Event()
+        self._wake = threading.Event()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -75,6 +76,7 @@ class Interruptions:
             yield
         finally:
             self._done.set()
+            self._wake.set()
             thread.join()
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -83,10 +85,13 @@ class Interruptions:
         if self._stop.is_set() and number == signal.SIGINT:
             self._kill.set()
         self._stop.set()
+        self._wake.set()
 
     def _watch(self) -> None:
         stop_passed_on = False
-        while not self._done.wait(_TICK_SECONDS):
+        while not self._done.is_set():
+            self._wake.wait(_TICK_SECONDS)
+            self._wake.clear()
             if self._kill.is_set():
                 self._on_kill()
             if self._stop.is_set() and not stop_passed_on:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -35,6 +34,7 @@ from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.lock import TrialLock
 
@@ -60,6 +60,7 @@ class Assignment:
         attempt_folder: Where processes leave their output and failures.
         recording: Where the chief records; None for a rehearsal, which leaves no records.
         lock: Held as long as any process lives; None for a rehearsal.
+        bell: Rings when the supervisor wants a stop, and goes dead with it.
     """
 
     spec: TrialSpec
@@ -67,6 +68,7 @@ class Assignment:
     attempt_folder: Path
     recording: Recording | None
     lock: TrialLock | None
+    bell: BellListener
 
 
 def log_file(attempt_folder: Path, process: int) -> Path:
@@ -89,7 +91,7 @@ def train_process(assignment: Assignment) -> str:
     local_rank = int(os.environ["LOCAL_RANK"])
     _redirect_output(log_file(assignment.attempt_folder, rank))
     stop_request = StopRequest()
-    _listen(stop_request)
+    _listen(stop_request, assignment.bell)
     if assignment.lock is not None:
         assignment.lock.keep_from_children()
     process = _Process(assignment, stop_request, rank, local_rank)
@@ -235,17 +237,16 @@ def _redirect_output(path: Path) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
 
 
-def _listen(stop_request: StopRequest) -> None:
+def _listen(stop_request: StopRequest, bell: BellListener) -> None:
     """Hears stop requests, and ends when the supervisor is gone."""
     # The terminal sends SIGINT to everybody; what it means is for the supervisor to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Service managers send SIGTERM to everybody, and mean the same for all.
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
-    supervisor = multiprocessing.parent_process()
-    assert supervisor is not None
 
-    def end_with_supervisor() -> None:
-        supervisor.join()
+    def listen() -> None:
+        while bell.wait():
+            stop_request.set()
         os._exit(1)
 
-    threading.Thread(target=end_with_supervisor, name="supervisor-watch", daemon=True).start()
+    threading.Thread(target=listen, name="supervisor-watch", daemon=True).start()

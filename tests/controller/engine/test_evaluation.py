@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import Run, make_spec, run_session, write_trial
+from trials.linear import records
+
+from trialrun import InvalidMetricError, InvalidTrialError
+from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.trial_file import load_trial_class
+
+HEAD = """
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from trials.linear import Linear
+from trialrun import DataLoader, MetricReducer, Reducer
+
+"""
+
+
+def run(folder: Path, source: str, **config: Any) -> Run:
+    path = write_trial(folder, HEAD + source)
+    spec = make_spec(path, **{"max_length": "2ba", "validation_period": "1ba", **config})
+    return run_session(spec, folder / "checkpoints")
+
+
+IDENTITY = """
+class Identity(Linear):
+    def build_validation_data_loader(self):
+        data = TensorDataset(torch.arange(self.hparams["length"], dtype=torch.float64) ** 2)
+        return DataLoader(data, batch_size=self.hparams["size"])
+
+    def evaluate_batch(self, batch, batch_idx):
+        (values,) = batch
+        return {"mean": values.mean(), "sum": values.sum(), "max": values.max(), "count": 1}
+
+    def evaluation_reducer(self):
+        return {"mean": Reducer.AVG, "sum": Reducer.SUM, "max": Reducer.MAX, "count": Reducer.SUM}
+"""
+
+
+@pytest.mark.parametrize(("length", "size"), [(11, 2), (1, 5), (12, 3), (7, 1)])
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_every_record_counts_once_on_any_number_of_slots(
+    tmp_path: Path, length: int, size: int, slots: int
+) -> None:
+    result = run(
+        tmp_path,
+        IDENTITY,
+        slots=slots,
+        max_length="1ba",
+        hyperparameters={"length": length, "size": size},
+    )
+    values = [float(i**2) for i in range(length)]
+    ((_, _, num_records, metrics),) = result.validation
+    assert num_records == length
+    assert metrics == {
+        "mean": pytest.approx(sum(values) / length, rel=1e-15),
+        "sum": sum(values),
+        "max": values[-1],
+        "count": -(-length // size),
+    }
+
+
+def test_a_validation_is_the_same_on_any_number_of_slots(tmp_path: Path) -> None:
+    source = """
+class Drawing(Linear):
+    def make_optimizer(self):
+        return torch.optim.SGD(self.model.parameters(), lr=0.0)
+
+    def evaluate_batch(self, batch, batch_idx):
+        return {"loss": self.loss(batch), "draw": torch.rand(()) + np.random.rand()}
+"""
+    found = []
+    for slots in (1, 3, 4):
+        (tmp_path / str(slots)).mkdir()
+        result = run(tmp_path / str(slots), source, slots=slots)
+        # Without the epoch, which is another on other numbers of slots.
+        found.append([(batches, *rest) for batches, _, *rest in result.validation])
+    assert found[0] == found[1] == found[2]
+
+
+def test_nothing_but_the_models_mode_changes_and_that_comes_back(tmp_path: Path) -> None:
+    source = """
+class Modes(Linear):
+    seen = []
+
+    def make_model(self):
+        model = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1), nn.Dropout(0.5)).double()
+        model[2].eval()
+        return model
+
+    def set_up(self):
+        self.other = self.context.wrap_model(nn.Linear(1, 1).eval())
+
+    def modes(self):
+        modules = [*self.model.modules(), *self.other.modules()]
+        return [m.training for m in modules], torch.is_grad_enabled()
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.seen.append(("train", self.modes()))
+        return super().train_batch(batch, epoch_idx, batch_idx)
+
+    def evaluate_batch(self, batch, batch_idx):
+        self.seen.append(("evaluate", self.modes(), self.model[1].num_batches_tracked.item()))
+        return super().evaluate_batch(batch, batch_idx)
+"""
+    run(tmp_path, source, slots=1)
+    seen = load_trial_class(tmp_path / "trial.py", None).seen  # type: ignore[attr-defined]
+    train = ("train", ([True, True, True, False, False], True))
+    evaluate = [("evaluate", ([False] * 5, False), batches) for batches in (1, 2)]
+    assert seen == [train, *[evaluate[0]] * 4, train, *[evaluate[1]] * 4]
+
+
+REDUCING = """
+class Total(MetricReducer):
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.values = []
+
+    def per_slot_reduce(self):
+        return self.values
+
+    def cross_slot_reduce(self, per_slot_metrics):
+        return float(sum(10**slot * len(v) for slot, v in enumerate(per_slot_metrics)))
+
+
+class Reducing(Linear):
+    def set_up(self):
+        self.both = self.context.wrap_reducer(Total(), "both")
+        self.training = self.context.wrap_reducer(Total(), "training", for_validation=False)
+        self.validation = self.context.wrap_reducer(Total(), "validation", for_training=False)
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        for reducer in (self.both, self.training, self.validation):
+            reducer.values.append(batch_idx)
+        return super().train_batch(batch, epoch_idx, batch_idx)
+
+    def evaluate_batch(self, batch, batch_idx):
+        for reducer in (self.both, self.training, self.validation):
+            reducer.values.append(batch_idx)
+        return super().evaluate_batch(batch, batch_idx)
+"""
+
+
+def test_reducers_collect_for_training_and_validation_apart(tmp_path: Path) -> None:
+    result = run(tmp_path, REDUCING, slots=3, max_length="5ba", reporting_period="3ba")
+    # 4 validation batches: slots 0, 1, 2 and 0 again. A digit for each slot, slot 0 last.
+    for *_, metrics in result.validation:
+        assert {k: v for k, v in metrics.items() if k != "loss"} == {"both": 112, "validation": 112}
+    training = [{k: v for k, v in m.items() if k != "loss"} for _, _, m in result.training]
+    assert training == [{"both": 333, "training": 333}, {"both": 222, "training": 222}]
+
+
+def test_what_a_batch_may_not_return_is_told(tmp_path: Path) -> None:
+    source = """
+class Wrong(Linear):
+    def evaluate_batch(self, batch, batch_idx):
+        return {"loss": torch.zeros(2)}
+"""
+    with pytest.raises(InvalidMetricError, match=r"^Metric 'loss' returned by evaluate_batch is a"):
+        run(tmp_path, source)
+
+
+def test_an_error_in_evaluation_names_its_slot(tmp_path: Path) -> None:
+    source = """
+class Failing(Linear):
+    def evaluate_batch(self, batch, batch_idx):
+        if batch_idx == 3:
+            raise ZeroDivisionError("mine")
+        return {"loss": 0.0}
+"""
+    with pytest.raises(SlotError, match="^slot 1$") as caught:
+        run(tmp_path, source, slots=2)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_batches_of_a_type_of_ones_own_need_a_length(tmp_path: Path) -> None:
+    source = """
+class Texts(Linear):
+    def build_validation_data_loader(self):
+        return DataLoader(["ab", "c", "def"], batch_size=2, collate_fn=" ".join)
+
+    def evaluate_batch(self, batch, batch_idx):
+        return {"letters": len(batch.replace(" ", "")) / len(batch.split())}
+"""
+    with pytest.raises(InvalidTrialError, match="^The number of records in a batch of type str"):
+        run(tmp_path, source)
+    (tmp_path / "counting").mkdir()
+    counting = source + "    def get_batch_length(self, batch):\n        return len(batch.split())\n"
+    result = run(tmp_path / "counting", counting)
+    assert result.validation[0][2:] == (3, {"letters": 2.0})
+
+
+def test_the_records_of_a_validation_are_those_of_the_loader(tmp_path: Path) -> None:
+    source = """
+class Collecting(Linear):
+    seen = []
+
+    def evaluate_batch(self, batch, batch_idx):
+        self.seen.append((batch_idx, batch[0].clone()))
+        return {"loss": 0.0}
+"""
+    run(tmp_path, source, slots=2, max_length="1ba")
+    seen = load_trial_class(tmp_path / "trial.py", None).seen  # type: ignore[attr-defined]
+    assert [number for number, _ in seen] == [0, 1, 2, 3]
+    assert torch.equal(torch.cat([inputs for _, inputs in seen]), records(7).tensors[0])
