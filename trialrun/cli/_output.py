@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,10 +10,12 @@ from typing import Any
 
 import click
 
+from trialrun.controller.finite import with_words
+
 
 def print_json(data: Any) -> None:
     """Prints JSON that every parser reads: numbers that are not finite become strings."""
-    click.echo(json.dumps(_finite(data), indent=2, default=str, allow_nan=False))
+    click.echo(json.dumps(with_words(data), indent=2, default=_json_default, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -84,13 +85,5 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _finite(data: Any) -> Any:
-    if isinstance(data, float) and not math.isfinite(data):
-        return "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    if isinstance(data, datetime):
-        return data.isoformat()
-    return data
+def _json_default(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

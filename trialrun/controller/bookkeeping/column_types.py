@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
+
+from trialrun.controller.finite import with_words
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -52,9 +53,7 @@ class MetricsJson(TypeDecorator[dict[str, float]]):
         self, value: dict[str, float] | None, dialect: Dialect
     ) -> dict[str, Any] | None:
         """Replaces each non-finite float by its name."""
-        if value is None or all(map(math.isfinite, value.values())):
-            return value
-        return {name: _word(number) for name, number in value.items()}
+        return None if value is None else with_words(value)
 
     def process_result_value(
         self, value: dict[str, Any] | None, dialect: Dialect
@@ -63,11 +62,3 @@ class MetricsJson(TypeDecorator[dict[str, float]]):
         if value is None:
             return None
         return {name: float(number) for name, number in value.items()}
-
-
-def _word(number: float) -> float | str:
-    if math.isfinite(number):
-        return number
-    if math.isnan(number):
-        return "NaN"
-    return "Infinity" if number > 0 else "-Infinity"

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trialrun._errors import CheckpointError
+from trialrun.controller.finite import with_words
 
 STATE_FILE = "state.pt"
 METADATA_FILE = "metadata.json"
@@ -53,7 +54,7 @@ def write_contents(contents: CheckpointContents, folder: Path) -> None:
     with (folder / STATE_FILE).open("wb") as file:
         # To an open file: given a path, torch writes through its own stream, which hides errors.
         torch.save({**contents.state, "model_extra_states": extra_states}, file)
-    text = json.dumps(contents.metadata, indent=2, sort_keys=False)
+    text = json.dumps(with_words(contents.metadata), indent=2, allow_nan=False)
     (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 

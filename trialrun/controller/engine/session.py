@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors
 import torch
 
+import trialrun
 from trialrun._context import TrialContext
 from trialrun._data import DataLoader
 from trialrun._errors import InvalidTrialError
@@ -189,7 +193,11 @@ class TrialSession:
             progress=progress,
             stopwatch=stopwatch,
             agreement=agreement,
-            metadata={"identity": self.identity.to_json(), **spec.metadata},
+            metadata={
+                "identity": self.identity.to_json(),
+                "versions": _versions(),
+                **spec.metadata,
+            },
             sink=sink,
         )
 
@@ -266,6 +274,17 @@ def _make_plan(config: ExperimentConfig, data: TrainingData) -> Plan:
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Returns what a checkpoint was written with, for people who want to read it years later."""
+    return {
+        "trialrun": trialrun.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
 
 
 def _make_identity(spec: TrialSpec, data: TrainingData, device: torch.device) -> RunIdentity:
