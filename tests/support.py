@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
-from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents, write_contents
+from trialrun.controller.checkpoints.contents import (
+    CheckpointContents,
+    read_contents,
+    write_contents,
+)
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.config import read_config
 from trialrun.controller.engine.collectives import Collectives, SingleProcess

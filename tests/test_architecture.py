@@ -82,10 +82,7 @@ def test_arrows_point_from_cli_to_controller_to_api_to_samplers() -> None:
 
 def test_samplers_import_nothing_else_of_trialrun() -> None:
     targets = {
-        arrow.target
-        for name in FILES
-        if layer(name) == "samplers"
-        for arrow in imports_of(name)
+        arrow.target for name in FILES if layer(name) == "samplers" for arrow in imports_of(name)
     }
     assert {target for target in targets if layer(target) != "samplers"} == set()
     assert "trialrun.samplers._checks" in targets

@@ -143,9 +143,7 @@ def test_wrapping_returns_the_same_objects(context: TrialContext) -> None:
         ("wrap_reducer", "trialrun.MetricReducer"),
     ],
 )
-def test_wrapping_something_else_is_refused(
-    context: TrialContext, method: str, takes: str
-) -> None:
+def test_wrapping_something_else_is_refused(context: TrialContext, method: str, takes: str) -> None:
     wrap = getattr(context, method)
     assert message(lambda: wrap("text")) == f"{method} got a str; it takes a {takes}."
 

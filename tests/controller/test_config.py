@@ -132,7 +132,10 @@ def test_a_configuration_reads_back_what_it_writes() -> None:
             "Configuration key 'checkpoint_gc.save_trial_latest' is 0: Input should be greater "
             "than or equal to 1",
         ),
-        ({"seed": -1}, "Configuration key 'seed' is -1: Input should be greater than or equal to 0"),
+        (
+            {"seed": -1},
+            "Configuration key 'seed' is -1: Input should be greater than or equal to 0",
+        ),
         (
             {"seed": 2**63},
             f"Configuration key 'seed' is {2**63}: Input should be less than {2**63}",
@@ -149,7 +152,8 @@ def test_a_wrong_key_or_value_is_named_with_the_rule(data: dict[str, Any], expec
 
 def test_every_problem_is_named_in_one_go() -> None:
     assert message({"slot": 1, "aggregation_frequency": 0}).splitlines() == [
-        "Configuration key 'aggregation_frequency' is 0: Input should be greater than or equal to 1",
+        "Configuration key 'aggregation_frequency' is 0: Input should be greater than or equal to "
+        "1",
         "Unknown configuration key 'slot'. Did you mean 'slots'?",
     ]
 

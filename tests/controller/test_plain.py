@@ -85,7 +85,7 @@ class Color(enum.IntEnum):
     RED = 1
 
 
-class Word(str, enum.Enum):
+class Word(enum.StrEnum):
     YES = "yes"
 
 
@@ -168,6 +168,8 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
+# Torch warns of a pickle of a kind that it does not write itself.
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_no_code_is_unpickled(tmp_path: Path, wrapped: bool) -> None:
     path = tmp_path / "executed"

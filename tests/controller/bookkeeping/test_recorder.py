@@ -231,7 +231,7 @@ def test_close_says_what_is_lost_when_its_time_is_up(
     other.close()
     writer.close()
     with pytest.raises(RuntimeError, match="is closed. Report before its end"):
-        writer.progress(3)
+        writer.training_metrics(batches=3, epoch=0, metrics={})
 
 
 @pytest.mark.usefixtures("impatient")
@@ -288,7 +288,7 @@ def test_forked_child_cannot_report(database: Database, attempt: AttemptRow) -> 
         if pid == 0:
             try:
                 writer.close()  # does nothing here
-                writer.progress(7)
+                writer.training_metrics(batches=7, epoch=0, metrics={})
             except RuntimeError as error:
                 os._exit(0 if "belongs to process" in str(error) else 1)
             os._exit(2)

@@ -194,7 +194,9 @@ class Texts(Linear):
     with pytest.raises(InvalidTrialError, match="^The number of records in a batch of type str"):
         run(tmp_path, source)
     (tmp_path / "counting").mkdir()
-    counting = source + "    def get_batch_length(self, batch):\n        return len(batch.split())\n"
+    counting = (
+        source + "    def get_batch_length(self, batch):\n        return len(batch.split())\n"
+    )
     result = run(tmp_path / "counting", counting)
     assert result.validation[0][2:] == (3, {"letters": 2.0})
 

@@ -122,7 +122,11 @@ def test_draws_belong_to_batch_and_slot_wherever_loading_begins() -> None:
 
 def test_starting_workers_draws_nothing_from_the_process() -> None:
     def state() -> Any:
-        return (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        return (
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),
+            random.getstate(),
+        )
 
     before = state()
     data = TrainingData(DataLoader(Numbers(3), num_workers=1), seed=5, num_slots=1, slots=range(1))

@@ -231,9 +231,7 @@ def test_a_parameter_that_no_slot_uses_has_no_gradient_and_stays(
 
 
 def test_a_parameter_that_some_slots_use_gets_their_share(tmp_path: Path) -> None:
-    result, trial = run(
-        tmp_path, UNUSED.replace("ON_SLOT", "1"), slots=3, max_length="1ba"
-    )
+    result, trial = run(tmp_path, UNUSED.replace("ON_SLOT", "1"), slots=3, max_length="1ba")
     first, *own, averaged = trial.seen
     assert own[0] is None
     assert own[2] is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from process_launch import Job, Launcher
-from support import Run, make_spec, resume, run_session, run_with_stops, write_trial
+from support import Run, make_spec, resume, run_session, run_with_stops
 
 from trialrun.controller.engine.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.session import TrialSpec
@@ -73,18 +73,6 @@ class Contract:
         return True
 
 
-UNEQUAL = """
-from trials.linear import Linear
-
-class Unequal(Linear):
-    def train_batch(self, batch, epoch_idx, batch_idx):
-        self.context.backward(self.loss(batch))
-        if self.context.slot == 0 or batch_idx != 2:
-            self.context.step_optimizer(self.optimizer)
-        return {"loss": 0.0}
-"""
-
-
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     return Launcher(tmp_path_factory.mktemp("launches"))
@@ -112,9 +100,7 @@ def test_processes_give_the_bits_of_folded_slots(
     assert [results[0] for results in (chiefs, *others)] == [True] * size
     runs = chiefs[1:]
     assert len(specs) >= 2
-    for name, straight, stopped in zip(
-        specs, runs[: len(specs)], runs[len(specs) :], strict=True
-    ):
+    for name, straight, stopped in zip(specs, runs[: len(specs)], runs[len(specs) :], strict=True):
         assert isinstance(straight, Run), straight
         assert isinstance(stopped, Run), stopped
         assert straight.reported == folded[name].reported, name
@@ -154,15 +140,3 @@ class UntilStop:
         return run_session(
             self._spec, self._folder, stop_upon=("progress", 5), collectives=collectives
         )
-
-
-def test_processes_whose_slots_step_unequally_are_told_so(
-    launcher: Launcher, tmp_path: Path
-) -> None:
-    spec = make_spec(write_trial(tmp_path, UNEQUAL), validation_period=None)
-    results = launcher.launch(2, [Job(spec, tmp_path / "checkpoints")])
-    assert (
-        "InvalidTrialError: One process has taken 2 optimizer steps and another 3. Every slot must "
-        "call step_optimizer equally often and in the same order; do not make it depend on a "
-        "slot's own records."
-    ) in [result for (result,) in results]

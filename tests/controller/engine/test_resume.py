@@ -49,9 +49,7 @@ def test_a_straight_run_repeats_itself(straight: tuple[Any, Run], tmp_path: Path
     assert len({repr(report) for report in run.training}) == len(run.training) > 1
 
 
-def test_stop_at_every_batch_equals_straight_run(
-    straight: tuple[Any, Run], tmp_path: Path
-) -> None:
+def test_stop_at_every_batch_equals_straight_run(straight: tuple[Any, Run], tmp_path: Path) -> None:
     """A stop upon each thing that happens: a batch, a report, a validation that it cuts off."""
     spec, run = straight
     stopped_at = set()
@@ -74,9 +72,7 @@ def test_stop_after_each_batch_in_a_row_equals_straight_run(
     assert stopped.reported == run.reported
 
 
-def test_another_seed_is_another_run(
-    straight: tuple[Any, Run], tmp_path: Path
-) -> None:
+def test_another_seed_is_another_run(straight: tuple[Any, Run], tmp_path: Path) -> None:
     spec, run = straight
     other = dataclasses.replace(spec, seed=8)
     assert run_session(other, tmp_path).digest != run.digest

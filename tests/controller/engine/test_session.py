@@ -498,7 +498,8 @@ class Swapped(Linear):
         (
             "class Foreign(Linear):\n    def make_optimizer(self):\n"
             "        other = nn.Linear(4, 2)\n"
-            "        return torch.optim.SGD([*self.model.parameters(), *other.parameters()], 0.1)\n",
+            "        parameters = [*self.model.parameters(), *other.parameters()]\n"
+            "        return torch.optim.SGD(parameters, 0.1)\n",
             "Optimizer 0 (SGD) has a parameter of shape (2, 4) that belongs to no wrapped model, "
             "so no checkpoint would hold it. Call context.wrap_model on its model before the "
             "optimizer is made.",

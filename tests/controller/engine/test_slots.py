@@ -256,13 +256,18 @@ def test_modes_of_one_slot_do_not_leak_into_another(three: FoldedSlots) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_threads_end_on_close() -> None:
+def slot_threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("slot-")}
+
+
+def test_threads_live_from_the_first_batch_to_the_close() -> None:
     made = folded(range(3), RecordingLocals())
+    assert slot_threads() == set()
     made.run(lambda slot: slot)
-    names = {f"slot-{slot}" for slot in range(3)}
-    assert names <= {thread.name for thread in threading.enumerate()}
+    assert slot_threads() == {"slot-0", "slot-1", "slot-2"}
     made.close()
-    assert not names & {thread.name for thread in threading.enumerate()}
+    assert slot_threads() == set()
+    made.close()
 
 
 def test_threads_end_on_close_after_a_failure() -> None:
@@ -270,7 +275,7 @@ def test_threads_end_on_close_after_a_failure() -> None:
     with pytest.raises(SlotError):
         made.run(lambda slot: made.meet("step", lambda: None) if slot < 2 else 1 / 0)
     made.close()
-    assert not any(thread.name.startswith("slot-") for thread in threading.enumerate())
+    assert slot_threads() == set()
 
 
 def test_one_slot_needs_no_thread() -> None:

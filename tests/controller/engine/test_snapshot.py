@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     assert str(caught.value) == expected
 
 
+def test_a_refused_checkpoint_leaves_no_thread_behind(original: tuple[TrialSpec, Run]) -> None:
+    before = threading.active_count()
+    with pytest.raises(CheckpointError):
+        restored_as(original, "wider")
+    assert threading.active_count() == before
+
+
 def test_another_type_of_weights_is_refused(original: tuple[TrialSpec, Run]) -> None:
     with pytest.raises(CheckpointError, match=r"first\.bias is \(4,\) torch\.float32 in the trial"):
         restored_as(original, "single")
@@ -166,7 +174,9 @@ def test_state_that_is_not_plain_is_named_when_it_is_to_be_kept(tmp_path: Path) 
                 self.context.wrap_reducer(Sets(), "seen")
         """,
     )
-    with pytest.raises(TrialrunError, match=r"^slot states\[0\]\['reducers'\]\['0: seen'\]\['seen'"):
+    with pytest.raises(
+        TrialrunError, match=r"^slot states\[0\]\['reducers'\]\['0: seen'\]\['seen'"
+    ):
         run_session(make_spec(path, max_length="2ba"), tmp_path / "checkpoints")
 
 

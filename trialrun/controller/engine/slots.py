@@ -126,12 +126,7 @@ class FoldedSlots(Slots):
         # For each slot: the label of the meeting at which it waits, or None when it has finished.
         self._waiting_for: list[str | None] = []
         self._failure: BaseException | None = None
-        self._threads = [
-            threading.Thread(target=self._serve, args=(index,), name=f"slot-{slot}", daemon=True)
-            for index, slot in enumerate(slots)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
 
     @property
     def current(self) -> int:
@@ -145,6 +140,8 @@ class FoldedSlots(Slots):
         self._results = results  # type: ignore[assignment]  # one list, filled by the threads
         self._waiting_for = [None] * len(self.numbers)
         self._failure = None
+        if not self._threads:
+            self._start_threads()
         self._turns[0].release()
         self._idle.acquire()
         if self._failure is not None:
@@ -169,9 +166,19 @@ class FoldedSlots(Slots):
     def close(self) -> None:
         """Ends the threads."""
         self._task = None
-        for turn, thread in zip(self._turns, self._threads, strict=True):
-            turn.release()
+        for index, thread in enumerate(self._threads):
+            self._turns[index].release()
             thread.join()
+        self._threads = []
+
+    def _start_threads(self) -> None:
+        # Not before the first batch: a trial that is refused while it is set up leaves none behind.
+        self._threads = [
+            threading.Thread(target=self._serve, args=(index,), name=f"slot-{slot}", daemon=True)
+            for index, slot in enumerate(self.numbers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _serve(self, index: int) -> None:
         self._prepare_thread()

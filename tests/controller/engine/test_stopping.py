@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from thread_collectives import run_on_threads
+
+from trialrun import InvalidTrialError
+from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.stopping import Agreement, StopRequest
+
+
+def test_what_one_process_wishes_all_agree_on() -> None:
+    def agree(process: Any) -> list[int]:
+        wishes = [int(process.rank == 2), 0, int(process.rank == 0)]
+        agreement = Agreement(process, lambda: wishes, lambda: 7)
+        agreement.begin()
+        # A wish that comes up after the beginning waits for the next time.
+        wishes[1] = 1
+        first = agreement.settle()
+        agreement.begin()
+        assert agreement.settle() == [1, 1, 1]
+        return first
+
+    assert run_on_threads(3, agree) == [[1, 0, 1]] * 3
+
+
+def test_one_process_is_asked_at_the_end_of_the_batch() -> None:
+    stop = StopRequest()
+    agreement = Agreement(SingleProcess(), lambda: [int(bool(stop))], lambda: 0)
+    agreement.begin()
+    stop.set()
+    assert agreement.settle() == [1]
+    stop.clear()
+    assert agreement.settle() == [0]
+
+
+def test_processes_that_have_stepped_unequally_are_told_so() -> None:
+    def disagree(process: Any) -> str:
+        agreement = Agreement(process, lambda: [0], lambda: 3 - process.rank)
+        agreement.begin()
+        with pytest.raises(InvalidTrialError) as caught:
+            agreement.settle()
+        return str(caught.value)
+
+    expected = (
+        "One process has taken 2 optimizer steps and another 3. Every slot must call "
+        "step_optimizer equally often and in the same order; do not make it depend on a slot's own "
+        "records."
+    )
+    assert run_on_threads(2, disagree) == [expected] * 2
