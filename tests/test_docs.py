@@ -13,8 +13,8 @@ import pydantic
 import pytest
 import torch
 import yaml
+from support import make_spec
 
-from tests.support import make_spec
 from trialrun.cli import main
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.collectives import SingleProcess

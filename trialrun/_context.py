@@ -171,6 +171,12 @@ class TrialContext:
         """
         self._require_set_up("wrap_lr_scheduler")
         wrapped = LRScheduler(scheduler, step_mode, frequency)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if step_mode is not StepMode.MANUAL_STEP:
+                raise InvalidTrialError(
+                    f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
+                    "Use a scheduler that follows batches or epochs."
+                )
         _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
         optimizer = getattr(scheduler, "optimizer", None)
         known = any(optimizer is candidate for candidate in self.optimizers)

@@ -133,6 +133,8 @@ def to_device(data: Any, device: torch.device) -> Any:
     if isinstance(data, torch.Tensor):
         # From page-locked memory the copy runs beside the computation; elsewhere the flag is void.
         return data if data.device == device else data.to(device, non_blocking=True)
+    if callable(getattr(data, "to", None)):
+        return data.to(device)
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*(to_device(value, device) for value in data))
     if isinstance(data, list | tuple):
@@ -141,4 +143,4 @@ def to_device(data: Any, device: torch.device) -> Any:
         return torch.from_numpy(data).to(device) if data.dtype.kind in "fciub" else data
     if isinstance(data, Mapping):
         return {key: to_device(value, device) for key, value in data.items()}
-    return data.to(device) if callable(getattr(data, "to", None)) else data
+    return data

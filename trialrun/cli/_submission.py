@@ -40,7 +40,8 @@ def read_submission(
         data = read_config_file(beside)
     known = data.get("hyperparameters")
     values = dict(known) if isinstance(known, dict) else {}
-    values.update(parse_hyperparameter(text, values) for text in hyperparameters)
+    configured = dict(values)
+    values.update(parse_hyperparameter(text, configured) for text in hyperparameters)
     if values:
         data["hyperparameters"] = values
     data.update({name: value for name, value in flags.items() if value is not None})

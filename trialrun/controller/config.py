@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,12 +107,29 @@ class ExperimentConfig(_Section):
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
 
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _plain(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        for name, value in hyperparameters.items():
+            try:
+                survives = json.loads(json.dumps(value, allow_nan=False)) == value
+            except (TypeError, ValueError):
+                survives = False
+            if not survives:
+                raise ValueError(
+                    f"the value of {name!r} cannot be kept as JSON. Use numbers, strings, "
+                    "booleans, null, lists, and mappings whose keys are strings; quote dates."
+                )
+        return hyperparameters
+
     @pydantic.model_validator(mode="after")
     def _divisible(self) -> ExperimentConfig:
         if self.processes is not None and self.slots % self.processes:
             raise ValueError(not_divisible(self.slots, self.processes))
         size = self.hyperparameters.get("global_batch_size")
-        if isinstance(size, int) and size % self.slots:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"global_batch_size={size!r} is not a whole number of at least 1.")
+        if size is not None and size % self.slots:
             raise ValueError(
                 f"global_batch_size={size} is not divisible by {self.slots} slots. Choose a "
                 f"multiple of {self.slots}, such as {-(-size // self.slots) * self.slots}."

@@ -29,6 +29,7 @@ from trialrun.controller.bookkeeping import (
     checkpoints_of_trial,
     claim_trial,
     create_experiment,
+    finish_attempt,
     get_experiment,
     get_trial,
     mark_checkpoint,
@@ -39,7 +40,7 @@ from trialrun.controller.config import ExperimentConfig, not_divisible, read_con
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
-from trialrun.controller.liveness import TrialFolder, bury, trial_of_experiment
+from trialrun.controller.liveness import TrialFolder, bury, clear_leftovers, trial_of_experiment
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -152,6 +153,7 @@ def prepared_attempt(
         raise RunConflictError(_runs_already(experiment))
     try:
         bury(database, experiment, trial)
+        clear_leftovers(database, experiment, trial)
         trial = get_trial(database, trial_id)
         _require_resumable(experiment, trial)
         checkpoint, warnings = _newest_whole_checkpoint(database, trial)
@@ -170,16 +172,19 @@ def prepared_attempt(
             raise RunConflictError(_runs_already(experiment))
         rewind(database, trial_id, first_batch)
         folder.attempt(attempt.number).mkdir(parents=True, exist_ok=True)
-        yield PreparedAttempt(
-            experiment=experiment,
-            trial=trial,
-            attempt=attempt,
-            config=read_config(experiment.config),
-            folder=folder,
-            lock=lock,
-            checkpoint=checkpoint,
-            warnings=warnings,
-        )
+        with _recorded_end(database, attempt):
+            yield PreparedAttempt(
+                experiment=experiment,
+                trial=trial,
+                attempt=attempt,
+                config=read_config(experiment.config).model_copy(
+                    update={"hyperparameters": trial.hyperparameters}
+                ),
+                folder=folder,
+                lock=lock,
+                checkpoint=checkpoint,
+                warnings=warnings,
+            )
     finally:
         lock.release()
 
@@ -210,6 +215,21 @@ def _source_warnings(experiment: ExperimentRow) -> list[str]:
             f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
         ]
     return []
+
+
+@contextmanager
+def _recorded_end(database: Database, attempt: AttemptRow) -> Iterator[None]:
+    """Records the end of an attempt that nobody else has recorded, because something broke."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        error = "Stopped by Ctrl-C before training began."
+        finish_attempt(database, attempt.id, RunState.KILLED, error=error)
+        raise
+    except BaseException as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        finish_attempt(database, attempt.id, RunState.ERROR, error=error)
+        raise
 
 
 def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -130,7 +131,8 @@ def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
             f"Experiment {experiment_id} runs on {attempt.hostname}. Kill it there, or pause it."
         )
     # The lock is held, so the recorded process lives and its number is nobody else's.
-    os.kill(attempt.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended since
+        os.kill(attempt.pid, signal.SIGKILL)
     lock = TrialLock.take(TrialFolder.of(experiment, trial).lock, wait_seconds=_KILL_WAIT_SECONDS)
     if lock is None:
         raise RunConflictError(
@@ -139,7 +141,7 @@ def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
         )
     try:
         finish_attempt(database, attempt.id, RunState.KILLED, error="Killed on request.")
-        _remove_leftovers(database, experiment, trial)
+        clear_leftovers(database, experiment, trial)
     finally:
         lock.release()
     return get_trial(database, trial.id)
@@ -170,10 +172,11 @@ def bury(database: Database, experiment: ExperimentRow, trial: TrialRow) -> list
     for attempt in dead:
         finish_attempt(database, attempt.id, RunState.DEAD, error="Its process is gone.")
     if dead:
-        _remove_leftovers(database, experiment, trial)
+        clear_leftovers(database, experiment, trial)
     return dead
 
 
-def _remove_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
+def clear_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
+    """Deletes checkpoint folders that are not on record; the caller holds the trial's lock."""
     recorded = [row.uuid for row in checkpoints_of_trial(database, trial.id)]
     remove_leftovers(TrialFolder.of(experiment, trial).checkpoints, recorded)

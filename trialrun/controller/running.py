@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from trialrun._errors import InvalidTrialError
+from trialrun._errors import BookkeepingError, InvalidTrialError
 from trialrun.controller.bookkeeping import (
     Database,
     RunState,
@@ -24,6 +25,8 @@ from trialrun.controller.launch.supervisor import (
     supervise,
 )
 from trialrun.controller.launch.worker import Assignment, Recording, log_file
+
+logger = logging.getLogger(__name__)
 
 _STATES = {
     AttemptEnd.COMPLETED: RunState.COMPLETED,
@@ -56,11 +59,16 @@ def run_attempt(
 
     def stop() -> None:
         bell.ring()
-        request_stop(database, attempt.id)
+        try:
+            request_stop(database, attempt.id)
+        except BookkeepingError as error:
+            logger.warning("The stop request is not on record, but heard: %s", error)
 
     def kill() -> None:
-        finish_attempt(database, attempt.id, RunState.KILLED, error="Stopped by Ctrl-C, twice.")
-        on_kill()
+        try:
+            finish_attempt(database, attempt.id, RunState.KILLED, error="Stopped by Ctrl-C, twice.")
+        finally:
+            on_kill()
 
     interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
     assignment = _assignment(database, prepared, folder, bell.listener)

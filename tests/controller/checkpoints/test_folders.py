@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,19 @@ def make(folder: Path, *names: str) -> None:
 
 
 def test_a_folder_that_no_record_knows_is_removed(tmp_path: Path) -> None:
-    make(tmp_path, "a1", "b2", "c3", ".partial-d4")
-    assert sorted(remove_leftovers(tmp_path, ["a1", "c3", "gone"])) == [".partial-d4", "b2"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a1", "c3"]
-    assert (tmp_path / "a1" / "state.pt").read_text() == "a1"
-    assert remove_leftovers(tmp_path, ["a1", "c3"]) == []
+    kept, unknown, other = (str(uuid.UUID(int=number)) for number in range(3))
+    make(tmp_path, kept, unknown, other, ".partial-d4")
+    assert sorted(remove_leftovers(tmp_path, [kept, other, "gone"])) == [".partial-d4", unknown]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [kept, other]
+    assert (tmp_path / kept / "state.pt").read_text() == kept
+    assert remove_leftovers(tmp_path, [kept, other]) == []
+
+
+def test_what_is_not_named_as_a_checkpoint_is_somebody_elses(tmp_path: Path) -> None:
+    make(tmp_path, "my-export")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert remove_leftovers(tmp_path, []) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my-export", "notes.txt"]
 
 
 def test_a_folder_that_was_never_made_has_no_leftovers(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "conv.py",
         {"validation_period": "1ba", "checkpoint_policy": "best", "checkpoint_period": "3ba"},
     ),
+    "counting": ("counting.py", {}),
+    "counting on 1 slot": ("counting.py", {"slots": 1}),
     "gan": ("gan.py", {}),
     "gan on 1 slot": ("gan.py", {"slots": 1}),
     "gan, windows of 2": ("gan.py", {"slots": 3, "aggregation_frequency": 2}),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trialrun import Batch, Epoch, Time
 from trialrun.controller.engine import schedule
-from trialrun.controller.engine.schedule import Event, Plan, Stopwatch, Wishes
+from trialrun.controller.engine.schedule import BoundaryWishes, Event, Plan, Stopwatch
 from trialrun.controller.engine.stopping import StopRequest
 
 
@@ -202,11 +202,20 @@ def test_what_has_no_time_never_looks_at_the_watch(clock: list[float]) -> None:
 def test_a_process_wishes_what_it_was_asked_and_the_chief_what_is_due(clock: list[float]) -> None:
     stop = StopRequest()
     watch = Stopwatch(new_plan(max_length=Time(10), reporting_period=Time(4)))
-    chief, other = Wishes(stop, watch), Wishes(stop, None)
+    chief, other = BoundaryWishes(stop, watch), BoundaryWishes(stop, None)
     assert chief() == other() == [0, 0, 0, 0, 0]
     clock[0] += 10
     assert chief() == [0, 1, 1, 0, 0]
     stop.set()
     assert other() == [1, 0, 0, 0, 0]
-    stop.clear()
-    assert other() == [0, 0, 0, 0, 0]
+    assert other.from_outside() == [1, 0, 0, 0, 0]
+
+
+def test_what_the_trial_wishes_does_not_come_from_outside() -> None:
+    stop = StopRequest()
+    wishes = BoundaryWishes(stop, None)
+    stop.set_slot(2, True)
+    assert wishes() == [1, 0, 0, 0, 0]
+    assert wishes.from_outside() == [0, 0, 0, 0, 0]
+    stop.set_slot(2, False)
+    assert wishes() == [0, 0, 0, 0, 0]

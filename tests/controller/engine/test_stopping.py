@@ -7,16 +7,30 @@ from thread_collectives import run_on_threads
 
 from trialrun import InvalidTrialError
 from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.schedule import BoundaryWishes, Event
 from trialrun.controller.engine.stopping import Agreement, StopRequest
+
+
+class FixedWishes:
+    """Wishes that a test sets."""
+
+    def __init__(self, values: list[int]) -> None:
+        self.values = values
+
+    def __call__(self) -> list[int]:
+        return list(self.values)
+
+    def from_outside(self) -> list[int]:
+        return list(self.values)
 
 
 def test_what_one_process_wishes_all_agree_on() -> None:
     def agree(process: Any) -> list[int]:
-        wishes = [int(process.rank == 2), 0, int(process.rank == 0)]
-        agreement = Agreement(process, lambda: wishes, lambda: 7)
+        wishes = FixedWishes([int(process.rank == 2), 0, int(process.rank == 0)])
+        agreement = Agreement(process, wishes, lambda: 7)
         agreement.begin()
         # A wish that comes up after the beginning waits for the next time.
-        wishes[1] = 1
+        wishes.values[1] = 1
         first = agreement.settle()
         agreement.begin()
         assert agreement.settle() == [1, 1, 1]
@@ -25,19 +39,24 @@ def test_what_one_process_wishes_all_agree_on() -> None:
     assert run_on_threads(3, agree) == [[1, 0, 1]] * 3
 
 
-def test_one_process_is_asked_at_the_end_of_the_batch() -> None:
+def test_one_process_is_asked_at_the_end_of_the_batch_what_comes_from_outside() -> None:
     stop = StopRequest()
-    agreement = Agreement(SingleProcess(), lambda: [int(bool(stop))], lambda: 0)
+    agreement = Agreement(SingleProcess(), BoundaryWishes(stop, None), lambda: 0)
+    agreement.begin()
+    stop.set_slot(0, True)
+    # The trial's own wish waits for the next beginning, as on several processes.
+    assert agreement.settle()[Event.STOP] == 0
+    agreement.begin()
+    assert agreement.settle()[Event.STOP] == 1
+    stop.set_slot(0, False)
     agreement.begin()
     stop.set()
-    assert agreement.settle() == [1]
-    stop.clear()
-    assert agreement.settle() == [0]
+    assert agreement.settle()[Event.STOP] == 1
 
 
 def test_processes_that_have_stepped_unequally_are_told_so() -> None:
     def disagree(process: Any) -> str:
-        agreement = Agreement(process, lambda: [0], lambda: 3 - process.rank)
+        agreement = Agreement(process, FixedWishes([0]), lambda: 3 - process.rank)
         agreement.begin()
         with pytest.raises(InvalidTrialError) as caught:
             agreement.settle()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+_PARTIAL = ".partial-"
 
-def partial_folder(parent: Path, uuid: str) -> Path:
+
+def partial_folder(parent: Path, identifier: str) -> Path:
     """Returns where a checkpoint lies while it is not whole: being written, or being deleted."""
-    return parent / f".partial-{uuid}"
+    return parent / f"{_PARTIAL}{identifier}"
 
 
 def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
@@ -24,7 +27,9 @@ def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
     """
     known = set(recorded)
     leftovers = [
-        path for path in (folder.iterdir() if folder.exists() else ()) if path.name not in known
+        path
+        for path in (folder.iterdir() if folder.exists() else ())
+        if path.name not in known and path.is_dir() and _is_ours(path.name)
     ]
     for path in leftovers:
         shutil.rmtree(path)
@@ -39,3 +44,14 @@ def delete_files(path: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(doomed)
+
+
+def _is_ours(name: str) -> bool:
+    """Returns whether a folder is named as checkpoints are; others may be a user's."""
+    if name.startswith(_PARTIAL):
+        return True
+    try:
+        uuid.UUID(name)
+    except ValueError:
+        return False
+    return True

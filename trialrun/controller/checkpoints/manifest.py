@@ -51,17 +51,28 @@ def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
             size = path.stat().st_size
         except FileNotFoundError:
             raise CheckpointError(f"Checkpoint {folder.name}: {name} is missing.") from None
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
         if size != recorded["size_bytes"]:
             raise CheckpointError(
                 f"Checkpoint {folder.name}: {name} has {size} bytes, but {recorded['size_bytes']} "
                 "were written."
             )
-        found = hash_file(path)
+        try:
+            found = hash_file(path)
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
         if found != recorded["blake3"]:
             raise CheckpointError(
                 f"Checkpoint {folder.name}: {name} has the hash {found[:16]}…, but "
                 f"{recorded['blake3'][:16]}… was written: its bytes have changed."
             )
+
+
+def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"Checkpoint {folder.name}: {name} cannot be read: {error.strerror or error}."
+    )
 
 
 def _flush(path: Path) -> None:

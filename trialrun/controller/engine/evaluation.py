@@ -15,6 +15,7 @@ from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.loaders import ValidationData
 from trialrun.controller.engine.metrics import (
     EvaluatedBatch,
@@ -24,7 +25,7 @@ from trialrun.controller.engine.metrics import (
     to_floats,
 )
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.slot_state import Phase, ReducerContents
+from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import Agreement
 from trialrun.samplers.addresses import Stream
@@ -48,7 +49,7 @@ class Evaluator:
         reducers: The reducers that take part in validation.
         data: The validation batches of this process.
         slots: The slots of this process.
-        contents: What the reducers of each slot have collected.
+        execution: Told which slot evaluates; has the reducers' contents.
         generators: Set to each batch's address, so that validating changes nothing in training.
         collectives: The processes.
         agreement: Asked after every round whether to stop.
@@ -64,7 +65,7 @@ class Evaluator:
         reducers: Sequence[WrappedReducer],
         data: ValidationData,
         slots: range,
-        contents: ReducerContents,
+        execution: Execution,
         generators: Generators,
         collectives: Collectives,
         agreement: Agreement,
@@ -76,7 +77,8 @@ class Evaluator:
         self._reducers = reducers
         self._data = data
         self._slots = slots
-        self._contents = contents
+        self._execution = execution
+        self._contents = execution.reducers
         self._generators = generators
         self._collectives = collectives
         self._agreement = agreement
@@ -96,7 +98,7 @@ class Evaluator:
         """
         started = time.monotonic()
         batches: list[tuple[int, int, dict[str, Any]]] = []
-        with _eval_mode(self._models), torch.no_grad():
+        with _eval_mode(self._models), torch.no_grad(), self._evaluating():
             self._reset_reducers()
             for number, pieces in enumerate(self._data.rounds()):
                 if number == self._max_rounds:
@@ -113,7 +115,15 @@ class Evaluator:
             duration_seconds=time.monotonic() - started,
         )
 
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._execution.evaluating_slot = None
+
     def _evaluate_batch(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
+        self._execution.evaluating_slot = slot
         self._contents.enter(Phase.VALIDATION, slot)
         self._generators.enter(Stream.VALIDATION, number)
         try:
@@ -136,6 +146,8 @@ class Evaluator:
             all_rows = [row for process_rows, _ in gathered for row in process_rows]
             all_slots = [results for _, process_slots in gathered for results in process_slots]
             metrics = reduce_evaluated(all_rows, self._trial.evaluation_reducer())
+            # On any number of processes with what slot 0 has collected.
+            self._contents.enter(Phase.VALIDATION, self._slots.start)
             metrics = reduce_custom(self._reducers, all_slots, metrics)
             outcome = (metrics, sum(records for _, records, _ in all_rows))
         reduced: tuple[dict[str, float], int] = self._collectives.broadcast(

@@ -54,6 +54,8 @@ class Execution(Engine):
     """The buffers of all wrapped models."""
     reducers: ReducerContents
     """What the wrapped reducers have collected."""
+    evaluating_slot: int | None
+    """The slot that evaluates a batch; None outside validation."""
     slot_state: SingleSlotState | FoldedSlotState
     """What each slot has for itself."""
 
@@ -78,6 +80,7 @@ class Execution(Engine):
         self._collectives = collectives
         self._stop_request = stop_request
         self._device = device
+        self.evaluating_slot = None
         self._is_training = False
         self._batches_completed = 0
         self._epoch_length = 1
@@ -92,7 +95,7 @@ class Execution(Engine):
         self._batches_completed = batches_completed
         self.buffers = ModelBuffers(context.models)
         self.reducers = ReducerContents(
-            context.reducers, self.slot_numbers, shared=[trial, context, *context.models]
+            context.reducers, self.slot_numbers, shared=_held_elsewhere(trial, context)
         )
         self.slot_state = (
             SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
@@ -173,6 +176,8 @@ class Execution(Engine):
     @property
     def slot(self) -> int:
         """The slot that is executing; the process's first while the trial is set up."""
+        if self.evaluating_slot is not None:
+            return self.evaluating_slot
         return self.slots.current if self._is_training else self.slot_numbers.start
 
     @property
@@ -215,11 +220,8 @@ class Execution(Engine):
             steps.step(clip_grads, auto_zero_grads)
 
     def set_stop_requested(self, stop_requested: bool) -> None:
-        """Sets or clears this process's wish to stop."""
-        if stop_requested:
-            self._stop_request.set()
-        else:
-            self._stop_request.clear()
+        """Notes what the executing slot wishes."""
+        self._stop_request.set_slot(self.slot, stop_requested)
 
     def get_stop_requested(self) -> bool:
         """Returns this process's wish to stop."""
@@ -241,3 +243,12 @@ class Execution(Engine):
             f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
             "context.wrap_optimizer on it in the trial's __init__."
         )
+
+
+def _held_elsewhere(trial: Trial, context: TrialContext) -> list[object]:
+    """Returns what a reducer may refer to but does not own: it is shared, not copied."""
+    modules = [module for model in context.models for module in model.modules()]
+    tensors: list[object] = []
+    for model in context.models:
+        tensors += [*model.parameters(), *model.buffers()]
+    return [trial, context, *modules, *tensors, *context.optimizers]

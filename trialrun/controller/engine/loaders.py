@@ -9,6 +9,7 @@ whichever process does the loading.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -43,9 +44,16 @@ class _AddressedDataset(Dataset[Any]):
         self._generators = Generators(seed, torch.device("cpu"))
 
     def __getitem__(self, address: BatchAddress) -> Any:
-        if not isinstance(self._load, _GatherTensors):  # which draws nothing
-            self._generators.enter(self._stream, address.batch, address.slot)
-        return self._load(address.records)
+        if isinstance(self._load, _GatherTensors):  # which draws nothing, and adds nothing up
+            return self._load(address.records)
+        self._generators.enter(self._stream, address.batch, address.slot)
+        # As torch's loader workers do: how sums are rounded must not depend on who loads.
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._load(address.records)
+        finally:
+            torch.set_num_threads(num_threads)
 
 
 class _LoadRecords:
@@ -126,8 +134,11 @@ class _Batches:
                 num_workers=loader.num_workers,
                 pin_memory=pin_memory,
                 timeout=loader.timeout,
-                worker_init_fn=loader.worker_init_fn,
-                multiprocessing_context=loader.multiprocessing_context,
+                worker_init_fn=_WorkerStart(loader.worker_init_fn),
+                # By name: the training process itself was started by another method.
+                multiprocessing_context=(loader.multiprocessing_context or "fork")
+                if loader.num_workers > 0
+                else None,
                 prefetch_factor=loader.prefetch_factor,
                 persistent_workers=loader.persistent_workers,
                 # Of its own, so that starting workers draws nothing from the trial's generators.
@@ -138,6 +149,20 @@ class _Batches:
         if self._torch_loader is not None:
             return iter(self._torch_loader)
         return map(self._dataset.__getitem__, self._make_addresses())
+
+
+class _WorkerStart:
+    """What a loader worker begins with, and then the user's own function."""
+
+    def __init__(self, user_function: Callable[[int], None] | None) -> None:
+        self._user_function = user_function
+
+    def __call__(self, worker: int) -> None:
+        # Service managers send it to everybody; the training process says when loading ends.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._user_function is not None:
+            self._user_function(worker)
 
 
 def _identity(batch: Any) -> Any:

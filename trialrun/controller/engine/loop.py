@@ -100,9 +100,6 @@ class TrainingLoop:
             self._report_if_due()
             self._validate_if_due()
             self._checkpoint_if_due()
-        if self._is_at_end:
-            self._report()
-            self._validate()
         self._checkpoint()
         complete = self._is_at_end and self._is_validated
         return Outcome.COMPLETED if complete else Outcome.PAUSED
@@ -124,13 +121,12 @@ class TrainingLoop:
     # What may be due at a boundary, in this order.
 
     def _report_if_due(self) -> None:
-        if self._is_due(Event.REPORT, self._plan.reporting_period, span=1):
+        if self._is_at_end or self._is_due(Event.REPORT, self._plan.reporting_period, span=1):
             self._report()
 
     def _validate_if_due(self) -> None:
-        if self._is_at_window_end and self._is_due(
-            Event.VALIDATION, self._plan.validation_period, span=self._plan.window
-        ):
+        due = self._is_due(Event.VALIDATION, self._plan.validation_period, span=self._plan.window)
+        if self._is_at_end or (self._is_at_window_end and due):
             self._validate()
 
     def _checkpoint_if_due(self) -> None:

@@ -48,7 +48,8 @@ def check_scalars(returned: Any, source: str) -> Scalars:
                 "are strings."
             )
         if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-            scalars[name] = value.detach()
+            # A copy: the trial may return a parameter, or a sum that it goes on adding to.
+            scalars[name] = value.detach().clone()
         elif isinstance(value, bool | int | float | np.integer | np.floating | np.bool_):
             scalars[name] = float(value)
         else:

@@ -105,6 +105,8 @@ class OptimizerSteps:
         self._aggregation_frequency = aggregation_frequency
         self._slots = slots
         self._collectives = collectives
+        self._is_stepping = False
+        optimizer.register_step_pre_hook(self._refuse_foreign_step)
         self._groups: list[_TypeGroup] = []
         self._grouped: list[tuple[int, torch.dtype]] = []
         # After a step without zeroing: what every slot finds in ``grad``.
@@ -162,10 +164,21 @@ class OptimizerSteps:
                 if parameter.grad is not None:
                     parameter.grad.div_(self._aggregation_frequency)
 
+    def _refuse_foreign_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Called before every step of the optimizer, whoever takes it."""
+        if not self._is_stepping and self._num_slots > 1:
+            raise InvalidTrialError(
+                f"{type(optimizer).__name__}.step() was called directly. With {self._num_slots} "
+                "slots it would step with one slot's gradients alone. Call "
+                "context.step_optimizer(optimizer)."
+            )
+
     def _finish(self, clip_grads: ClipGrads | None, auto_zero_grads: bool) -> None:
         if clip_grads is not None:
             clip_grads(self.parameters)
+        self._is_stepping = True
         self._optimizer.step()
+        self._is_stepping = False
         self.num_steps += 1
         for scheduler in self._schedulers:
             if self.num_steps % scheduler.frequency == 0:

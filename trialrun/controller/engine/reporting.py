@@ -147,6 +147,8 @@ class Reporter:
         metrics = None
         if gathered is not None:
             all_slots = [results for process_slots in gathered for results in process_slots]
+            # On any number of processes with what slot 0 has collected since.
+            self._execution.reducers.enter(Phase.TRAINING, self._execution.slot_numbers.start)
             metrics = reduce_custom(self._reducers, all_slots, means)
         result: dict[str, float] = self._collectives.broadcast(metrics, "training reducers")
         return result

@@ -192,7 +192,7 @@ class Stopwatch:
             self._last[event] = self.elapsed_seconds
 
 
-class Wishes:
+class BoundaryWishes:
     """What this process wishes at a boundary, in the order of ``Event``: 1 for yes.
 
     Args:
@@ -206,9 +206,16 @@ class Wishes:
         self._stopwatch = stopwatch
 
     def __call__(self) -> list[int]:
-        """Returns the wishes of this moment."""
+        """Returns all wishes of this moment."""
+        return self._with_stop(bool(self._stop_request))
+
+    def from_outside(self) -> list[int]:
+        """Returns those of this moment that do not come from the trial itself."""
+        return self._with_stop(self._stop_request.from_outside)
+
+    def _with_stop(self, stop: bool) -> list[int]:
         wishes = [0] * len(Event)
-        wishes[Event.STOP] = int(bool(self._stop_request))
+        wishes[Event.STOP] = int(stop)
         if self._stopwatch is not None:
             for event in self._stopwatch.events:
                 wishes[event] = int(self._stopwatch.is_due(event))

@@ -30,7 +30,7 @@ from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoo
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.reporting import Journal, Reporter
-from trialrun.controller.engine.schedule import Plan, Stopwatch, Wishes
+from trialrun.controller.engine.schedule import BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.trial_file import load_trial_class
@@ -120,8 +120,10 @@ class TrialSession:
             initial_batch=self.first_batch,
             engine=self._execution,
         )
+        # One address for all slots: every process builds the same model, and draws the same numbers
+        # while it imports the file, which happens once in a process.
+        generators.enter(Stream.MODEL, 0)
         trial_class = load_trial_class(spec.trial_file, spec.trial_class)
-        # One address for all slots: every process builds the same model.
         generators.enter(Stream.MODEL, 0)
         trial = trial_class(context)
         slots = self._execution.slot_numbers
@@ -146,7 +148,7 @@ class TrialSession:
         progress, elapsed_seconds = Progress(), 0.0
         if contents is None:
             collectives.broadcast_tensors(
-                [t for model in context.models for t in model.state_dict().values()]
+                [t for model in context.models for t in (*model.parameters(), *model.buffers())]
             )
         else:
             for difference in self.identity.differences(contents.metadata["identity"]):
@@ -159,7 +161,7 @@ class TrialSession:
         stopwatch = Stopwatch(self.plan, elapsed_seconds)
         agreement = Agreement(
             collectives,
-            Wishes(stop_request, stopwatch if collectives.is_chief else None),
+            BoundaryWishes(stop_request, stopwatch if collectives.is_chief else None),
             self._execution.num_steps,
         )
         self._loop = TrainingLoop(
@@ -182,7 +184,7 @@ class TrialSession:
                 reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
                 data=validation_data,
                 slots=slots,
-                contents=self._execution.reducers,
+                execution=self._execution,
                 generators=generators,
                 collectives=collectives,
                 agreement=agreement,

@@ -18,6 +18,9 @@ from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators, GeneratorStates
 
+BufferValues = dict[tuple[int, str], torch.Tensor]
+"""For each (module, name) the value of a buffer."""
+
 
 class ModelBuffers:
     """The buffers of all models, looked up anew each time: a module may replace a buffer."""
@@ -26,10 +29,7 @@ class ModelBuffers:
         # A shared module is visited once; one without buffers never again.
         self._modules = list(
             dict.fromkeys(
-                module
-                for model in models
-                for module in model.modules()
-                if any(buffer is not None for buffer in module._buffers.values())
+                module for model in models for module in model.modules() if module._buffers
             )
         )
 
@@ -37,24 +37,32 @@ class ModelBuffers:
         return bool(self._modules)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        for module in self._modules:
-            yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+        yield from self._by_place().values()
 
     def share(self, collectives: Collectives) -> None:
         """Gives the chief's buffers, which are slot 0's, to every process."""
         if self._modules and collectives.size > 1:
             collectives.broadcast_tensors(list(self))
 
-    def copy(self) -> list[torch.Tensor]:
+    def copy(self) -> BufferValues:
         """Returns the values in memory of their own."""
-        return [buffer.clone() for buffer in self]
+        return {place: buffer.clone() for place, buffer in self._by_place().items()}
 
-    def set(self, values: list[torch.Tensor]) -> None:
-        """Writes values into the buffers in place."""
-        for buffer, value in zip(self, values, strict=True):
-            # Behind autograd's back: a graph that a slot made before it had to wait finds the same
-            # values again, but would refuse buffers that have been written since.
-            buffer.data.copy_(value)
+    def set(self, values: BufferValues) -> None:
+        """Writes values into the buffers in place; one that a module has made since stays."""
+        for place, buffer in self._by_place().items():
+            if place in values:
+                # Behind autograd's back: a graph that a slot made before it had to wait finds the
+                # same values again, but would refuse buffers that have been written since.
+                buffer.data.copy_(values[place])
+
+    def _by_place(self) -> BufferValues:
+        return {
+            (index, name): buffer
+            for index, module in enumerate(self._modules)
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        }
 
 
 class Phase(enum.Enum):
@@ -127,8 +135,8 @@ class FoldedSlotState:
             slot: [None] * len(self._parameters) for slot in slots
         }
         self._draws: dict[int, GeneratorStates] = {}
-        self._slot_buffers: dict[int, list[torch.Tensor]] = {}
-        self._common_buffers: list[torch.Tensor] = []
+        self._slot_buffers: dict[int, BufferValues] = {}
+        self._common_buffers: BufferValues = {}
 
     def begin_batch(self) -> None:
         """Makes the present buffers those from which every slot starts."""

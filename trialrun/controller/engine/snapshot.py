@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from trialrun._context import TrialContext
 from trialrun._errors import CheckpointError
 from trialrun._reducers import MetricReducer
@@ -85,8 +87,14 @@ class Snapshots:
                 "batches": self._execution.batches_completed,
                 "elapsed_seconds": elapsed_seconds,
                 "progress": dataclasses.asdict(progress),
+                "non_persistent_buffers": [
+                    plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
+                    for index, model in enumerate(context.models)
+                ],
                 "optimizers": _state_dicts(context.optimizers, "optimizer"),
                 "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
+                "optimizer_parameters": [self._parameter_names(o) for o in context.optimizers],
+                "modes": [_modes(model) for model in context.models],
                 "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
                 "lr_schedulers": _state_dicts(schedulers, "lr_scheduler"),
                 "slots": plain.snapshot(
@@ -109,13 +117,16 @@ class Snapshots:
         _require_same_count("models", context.models, contents.models)
         _require_same_count("optimizers", context.optimizers, state["optimizers"])
         _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
-        self._require_same_optimizers(state["optimizer_types"])
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
             _require_same_tensors(f"model {index}", model.state_dict(), saved)
             model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
+            _restore_buffers(model, state["non_persistent_buffers"][index])
+            _restore_modes(model, state["modes"][index])
+        self._require_same_optimizers(state["optimizer_types"], state["optimizer_parameters"])
         for index, optimizer in enumerate(context.optimizers):
             try:
                 optimizer.load_state_dict(plain.restore(state["optimizers"][index]))
+                _restore_types(optimizer, state["optimizers"][index])
             except ValueError as error:
                 raise CheckpointError(
                     f"The checkpoint does not fit optimizer {index} "
@@ -166,15 +177,70 @@ class Snapshots:
             if wrapped.for_training
         ]
 
-    def _require_same_optimizers(self, recorded: list[str]) -> None:
-        for index, (optimizer, name) in enumerate(
-            zip(self._context.optimizers, recorded, strict=True)
+    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        names = {
+            parameter: f"model {index} {name}"
+            for index, model in enumerate(self._context.models)
+            for name, parameter in model.named_parameters()
+        }
+        return [names[p] for group in optimizer.param_groups for p in group["params"]]
+
+    def _require_same_optimizers(self, recorded: list[str], parameters: list[list[str]]) -> None:
+        for index, (optimizer, name, names) in enumerate(
+            zip(self._context.optimizers, recorded, parameters, strict=True)
         ):
             if type(optimizer).__name__ != name:
                 raise CheckpointError(
                     f"Optimizer {index} was {name} and is now {type(optimizer).__name__}. Restore "
                     "the trial's code, or submit a new experiment."
                 )
+            # Its state knows parameters by their place alone.
+            for place, (now, before) in enumerate(
+                zip(self._parameter_names(optimizer), names, strict=False)
+            ):
+                if now != before:
+                    raise CheckpointError(
+                        f"Parameter {place} of optimizer {index} was {before} and is now {now}. "
+                        "Restore the trial's code, or submit a new experiment."
+                    )
+
+
+def _modes(model: torch.nn.Module) -> dict[str, list[str]]:
+    """Returns what the trial may have frozen, or put into eval mode, as it trained."""
+    return {
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "evaluating": [name for name, module in model.named_modules() if not module.training],
+    }
+
+
+def _restore_modes(model: torch.nn.Module, saved: dict[str, list[str]]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in saved["frozen"])
+    for name, module in model.named_modules():
+        module.training = name not in saved["evaluating"]
+
+
+def _restore_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Gives state tensors the types that they had: torch casts them to the parameter's."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, entries in saved["state"].items():
+        state = optimizer.state[parameters[place]]
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and state[name].dtype != value.dtype:
+                state[name] = value.to(state[name].device, copy=True)
+
+
+def _non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the buffers that the model's own state leaves out; training may change them too."""
+    persistent = model.state_dict().keys()
+    return {name: value for name, value in model.named_buffers() if name not in persistent}
+
+
+def _restore_buffers(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+    for name, buffer in _non_persistent_buffers(model).items():
+        # A cache that the module makes, or makes larger, as it computes is made again.
+        if name in saved and saved[name].shape == buffer.shape:
+            buffer.copy_(saved[name])
 
 
 def _state_dicts(items: list[Any], name: str) -> list[Any]:

@@ -29,10 +29,13 @@ class TrialLock:
             wait_seconds: How long to try.
 
         Returns:
-            The lock, or None when somebody holds it.
+            The lock, or None when somebody holds it, or it is another user's.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except PermissionError:
+            return None  # another user's: only they can tell whether it is held
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
@@ -46,7 +49,9 @@ class TrialLock:
 
     def release(self) -> None:
         """Closes this process's share of the lock."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def keep_from_children(self) -> None:
         """Closes the share of processes forked from here, such as loader workers.
@@ -62,4 +67,7 @@ class TrialLock:
 
 
 def _receive(duplicate: Any) -> TrialLock:
-    return TrialLock(duplicate.detach())
+    descriptor = duplicate.detach()
+    # A program that the trial starts must not hold the lock after the trial.
+    os.set_inheritable(descriptor, False)
+    return TrialLock(descriptor)

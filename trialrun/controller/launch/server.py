@@ -7,11 +7,16 @@ milliseconds. The server never computes, so a fork of it is safe, with CUDA too.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import sys
+from collections.abc import Iterator
 from multiprocessing import forkserver
 
 START_METHOD = "forkserver"
+
+_HASH_SEED = "PYTHONHASHSEED"
 
 _PRELOADED = [
     "trialrun.controller.launch._server_signals",
@@ -28,4 +33,21 @@ def start_server() -> None:
     # Whatever is killed leaves semaphores behind. They are cleaned up; nobody needs to hear of it.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     multiprocessing.set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()
+    with _fixed_hash_seed():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _fixed_hash_seed() -> Iterator[None]:
+    """Starts the server so that sets of strings have one order in every attempt of a trial.
+
+    Python reads this variable when a process starts, and nowhere else.
+    """
+    chosen = os.environ.get(_HASH_SEED)
+    if chosen is None:
+        os.environ[_HASH_SEED] = "0"
+    try:
+        yield
+    finally:
+        if chosen is None:
+            del os.environ[_HASH_SEED]

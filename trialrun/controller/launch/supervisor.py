@@ -8,6 +8,7 @@ import enum
 import logging
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -20,7 +21,10 @@ from trialrun.controller.launch.failures import Failure, FailureKind, failure_fi
 from trialrun.controller.launch.server import START_METHOD
 from trialrun.controller.launch.worker import Assignment, train_process
 
+logger = logging.getLogger(__name__)
+
 _TICK_SECONDS = 0.1
+_LISTEN_SECONDS = 0.02
 
 
 class AttemptEnd(enum.Enum):
@@ -59,10 +63,10 @@ class Interruptions:
         self._on_stop = on_stop
         self._on_kill = on_kill
         self._on_tick = on_tick
-        self._stop = threading.Event()
-        self._kill = threading.Event()
+        # Plain flags: a signal may come while this very thread holds an event's lock.
+        self._stop = False
+        self._kill = False
         self._done = threading.Event()
-        self._wake = threading.Event()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -76,29 +80,36 @@ class Interruptions:
             yield
         finally:
             self._done.set()
-            self._wake.set()
             thread.join()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._stop.is_set() and number == signal.SIGINT:
-            self._kill.set()
-        self._stop.set()
-        self._wake.set()
+        if self._stop and number == signal.SIGINT:
+            self._kill = True
+        self._stop = True
 
     def _watch(self) -> None:
         stop_passed_on = False
-        while not self._done.is_set():
-            self._wake.wait(_TICK_SECONDS)
-            self._wake.clear()
-            if self._kill.is_set():
+        next_tick = 0.0
+        while not self._done.wait(_LISTEN_SECONDS):
+            if self._kill:
                 self._on_kill()
-            if self._stop.is_set() and not stop_passed_on:
+            if self._stop and not stop_passed_on:
                 self._on_stop()
                 stop_passed_on = True
+            if time.monotonic() >= next_tick:
+                self._tick()
+                next_tick = time.monotonic() + _TICK_SECONDS
+        self._tick()
+
+    def _tick(self) -> None:
+        try:
             self._on_tick()
-        self._on_tick()
+        except Exception as error:
+            # Such as a closed pipe. Training and stopping go on without a display.
+            self._on_tick = lambda: None
+            logger.warning("Nothing more is shown: %s: %s", type(error).__name__, error)
 
 
 def supervise(assignment: Assignment, interruptions: Interruptions) -> AttemptResult:

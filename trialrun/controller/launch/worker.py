@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.lock import TrialLock
 
 logger = logging.getLogger(__name__)
+
+_COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def train_process(assignment: Assignment) -> str:
     process = _Process(assignment, stop_request, rank, local_rank)
     try:
         return process.train().name
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failure = process.explain(error)
         failure.write(assignment.attempt_folder)
         if failure.kind is not FailureKind.PEER_LOST:
@@ -169,7 +172,7 @@ class _Process:
         self._session = session
         return session.run()
 
-    def explain(self, error: Exception) -> Failure:
+    def explain(self, error: BaseException) -> Failure:
         place = "while the trial was set up"
         if self._session is not None:
             place = f"at batch {self._session.batches_completed}"
@@ -206,7 +209,13 @@ def _joined(num_processes: int, device: torch.device) -> Iterator[Collectives]:
         yield SingleProcess()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    dist.init_process_group(
+        backend,
+        device_id=device if device.type == "cuda" else None,
+        # The agent notices processes that have ended. One that only waits, as for a slow disk, is
+        # none of them.
+        timeout=_COLLECTIVE_TIMEOUT,
+    )
     yield ProcessGroup(device)
     # Not after a failure: then peers are gone, and the process ends anyway.
     dist.destroy_process_group()
@@ -234,7 +243,10 @@ def _redirect_output(path: Path) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a real file
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, force=True)
+    # What the trial logs is for its author; what libraries log is not, unless it warns.
+    for library in ("torch", "sqlalchemy", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _listen(stop_request: StopRequest, bell: BellListener) -> None:
