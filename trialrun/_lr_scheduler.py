@@ -18,7 +18,7 @@ class StepMode(enum.Enum):
     STEP_EVERY_OPTIMIZER_STEP = "optimizer_step"
     """After every ``frequency``-th step of the scheduler's optimizer."""
     MANUAL_STEP = "manual"
-    """Never by trialrun: the trial steps the scheduler itself, outside ``train_batch``."""
+    """Never by trialrun. ``train_batch`` runs once for each slot, so it is no place to step it."""
 
 
 class SupportsStep(Protocol):

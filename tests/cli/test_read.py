@@ -42,7 +42,12 @@ def test_list_in_a_real_pipe_is_plain(place: Workplace) -> None:
 
 
 def test_list_of_an_empty_home(workplace: Workplace) -> None:
-    assert workplace.invoke("list").lines == ["id\tname\tstate\tbatches\tof\tvalidation\tcreated"]
+    result = workplace.invoke("list")
+    assert result.err == (
+        f"There is no database {workplace.home}/trialrun.db yet: trialrun submit makes it.\n"
+    )
+    assert not workplace.home.exists()
+    assert result.lines == ["id\tname\tstate\tbatches\tof\tvalidation\tcreated"]
     assert workplace.invoke("list", "--json").json == []
 
 

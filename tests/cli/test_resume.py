@@ -230,7 +230,8 @@ def test_killed_process_fails_the_attempt_and_is_named(story: Story) -> None:
     # The supervisor may hear first of the other process, which missed this one.
     how = "(was killed by SIGKILL|ended without a word)"
     assert re.match(f"Experiment 1 failed: Process 1 {how}. Its output is in .", result.err)
-    assert result.err.endswith("When it is mended, go on with: trialrun resume 1\n")
+    advice = r"When it is mended, go on from batch \d+ with: trialrun resume 1\n$"
+    assert re.search(advice, result.err)
 
 
 def test_training_processes_end_with_their_supervisor(story: Story) -> None:

@@ -6,6 +6,7 @@ So ``trialrun list`` never pays for what ``trialrun submit`` needs.
 from __future__ import annotations
 
 import importlib
+import sys
 
 import click
 
@@ -39,6 +40,9 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Stopped by Ctrl-C.", err=True)
+            sys.exit(130)
         except TrialrunError as error:
             # Click prints it as it prints its own usage errors, and exits with 2.
             raise _Refused(str(error)) from error

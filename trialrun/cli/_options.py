@@ -35,14 +35,30 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
 
 
-def open_database(home: Home) -> Database:
-    """Opens the records, and marks attempts whose processes are gone."""
+def has_records(home: Home) -> bool:
+    """Returns whether anything was ever recorded there; if not, says so."""
+    if home.database_file is None or home.database_file.exists():
+        return True
+    click.echo(
+        f"There is no database {home.database_file} yet: trialrun submit makes it.", err=True
+    )
+    return False
+
+
+def open_database(home: Home, create: bool = False) -> Database:
+    """Opens the records, and marks attempts whose processes are gone.
+
+    Args:
+        home: Where they are.
+        create: Whether to make home and database where there are none.
+    """
     # Commands that train import this module before the server runs, so it stays light.
     from trialrun.controller.bookkeeping import Database
     from trialrun.controller.liveness import bury_dead_attempts
 
-    make_home(home)
-    database = Database.open(home.database_url)
+    if create:
+        make_home(home)
+    database = Database.open(home.database_url, create=create)
     for attempt in bury_dead_attempts(database):
         click.echo(
             f"Attempt {attempt.number} of trial {attempt.trial_id} is dead: its process is gone. "

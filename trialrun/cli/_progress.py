@@ -5,7 +5,6 @@ On a terminal: one live line below what processes print. In a pipe: one plain li
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Any
@@ -22,9 +21,10 @@ from trialrun.controller.bookkeeping import (
     get_attempt,
     get_trial,
     log_files_of_trial,
-    training_metrics_of_trial,
+    reports_of_trial,
     validation_metrics_of_trial,
 )
+from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
 
@@ -44,7 +44,9 @@ class AttemptView:
         self._database = database
         self._prepared = prepared
         self._first_batch = prepared.attempt.first_batch
-        self._next_training = self._next_validation = self._first_batch + 1
+        self._next_training = self._first_batch + 1
+        # Batch 0 is validated where that was asked for; a resume begins with what is owed.
+        self._next_validation = self._first_batch + bool(self._is_validated(self._first_batch))
         self._tails: list[LogTail] = []
         self._plan: dict[str, Any] | None = None
         self._last_look = 0.0
@@ -52,6 +54,12 @@ class AttemptView:
         self._started: tuple[float, int] | None = None
         self._live: Progress | None = None
         self._line: TaskID | None = None
+
+    def _is_validated(self, batches: int) -> bool:
+        rows = validation_metrics_of_trial(
+            self._database, self._prepared.trial.id, start=batches, stop=batches + 1
+        )
+        return bool(rows)
 
     def show_start(self) -> None:
         """Says what runs, where it is recorded, and from where it goes on."""
@@ -93,15 +101,10 @@ class AttemptView:
         )
         if rows:
             click.echo(f"Latest checkpoint: {rows[0].path}")
-        config = self._prepared.config.searcher
-        scored = [
-            row for row in rows if not math.isnan((row.metrics or {}).get(config.metric, math.nan))
-        ]
-        if scored:
-            choose = min if config.smaller_is_better else max
-            best = choose(reversed(scored), key=lambda row: (row.metrics or {})[config.metric])
-            value = (best.metrics or {})[config.metric]
-            click.echo(f"Best checkpoint ({config.metric} {value:.6g}): {best.path}")
+        searcher = self._prepared.config.searcher
+        for best in best_first(rows, searcher.metric, searcher.smaller_is_better)[:1]:
+            value = (best.metrics or {})[searcher.metric]
+            click.echo(f"Best checkpoint ({searcher.metric} {value:.6g}): {best.path}")
 
     def _look(self, at_end: bool = False) -> None:
         self._show_plan()
@@ -132,19 +135,23 @@ class AttemptView:
     def _show_reports(self) -> None:
         trial_id = self._prepared.trial.id
         lines: list[tuple[int, str]] = []
-        for row in training_metrics_of_trial(self._database, trial_id, start=self._next_training):
+        training, validation = reports_of_trial(
+            self._database,
+            trial_id,
+            first_training=self._next_training,
+            first_validation=self._next_validation,
+        )
+        for row in training:
             self._next_training = row.batches + 1
-            self._latest = format_metrics(row.metrics)
+            self._latest = format_metrics(row.metrics, _MOST_METRICS)
             speed = f", {row.records_per_second:.0f} records/s" if row.records_per_second else ""
             if self._live is None:
                 text = f"{self._latest}{speed}{self._time_left(row.batches)}"
                 lines.append((row.batches, text))
-        for found in validation_metrics_of_trial(
-            self._database, trial_id, start=self._next_validation
-        ):
+        for found in validation:
             self._next_validation = found.batches + 1
-            text = f"validated {found.num_records} records: {format_metrics(found.metrics)}"
-            lines.append((found.batches, text))
+            metrics = format_metrics(found.metrics, _MOST_METRICS)
+            lines.append((found.batches, f"validated {found.num_records} records: {metrics}"))
         # The sort is stable: at one batch the report comes before the validation.
         for batches, text in sorted(lines, key=lambda line: line[0]):
             self._print(f"{self._position(batches)}: {text}")

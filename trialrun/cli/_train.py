@@ -9,11 +9,18 @@ from pathlib import Path
 import click
 
 from trialrun.cli._progress import AttemptView
-from trialrun.controller.bookkeeping import Database, TrialRow, get_trial
+from trialrun.controller.bookkeeping import (
+    CheckpointState,
+    Database,
+    TrialRow,
+    checkpoints_of_trial,
+    get_trial,
+)
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.experiments import prepared_attempt
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
+from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_attempt, run_rehearsal
 
 EXIT_FAILED = 1
@@ -38,6 +45,7 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
         finally:
             view.close()
         batches = get_trial(database, trial.id).batches_completed
+        checkpoints = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(f"Completed experiment {experiment} after {batches} batches.")
         view.show_checkpoints()
@@ -48,7 +56,14 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
         return EXIT_PAUSED
     assert result.failure is not None
     click.echo(f"Experiment {experiment} failed: {result.failure.message}", err=True)
-    click.echo(f"When it is mended, go on with: trialrun resume {experiment}", err=True)
+    if batches == 0:
+        # A resume would read the configuration as it was submitted.
+        click.echo("Nothing was trained: mend it, and submit it again.", err=True)
+    else:
+        start = f"batch {checkpoints[0].batches}" if checkpoints else "batch 0"
+        click.echo(
+            f"When it is mended, go on from {start} with: trialrun resume {experiment}", err=True
+        )
     return EXIT_FAILED
 
 
@@ -66,14 +81,17 @@ def rehearse(
             folder=Path(folder),
             on_kill=lambda: os._exit(EXIT_STOPPED_AT_ONCE),
         )
+        # What the trial printed; all processes rehearse the same.
+        log = log_file(Path(folder), 0)
+        printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    message = result.failure.message if result.failure else ""
+    click.echo(printed.removesuffix(f"{message}\n"), nl=False)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(
-            "The rehearsal went well: training, validation, a checkpoint, and a restore into a "
+            f"The rehearsal on {config.slots} slots and {num_processes} processes went well: "
+            "training, validation, a checkpoint, and a restore into a "
             "fresh trial that goes on to the same bits."
         )
         return 0
-    assert result.failure is not None
-    if result.failure.traceback:
-        click.echo(result.failure.traceback, err=True)
-    click.echo(f"The rehearsal failed: {result.failure.message}", err=True)
+    click.echo(f"The rehearsal failed: {message}", err=True)
     return EXIT_FAILED

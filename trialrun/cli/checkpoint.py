@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trialrun._errors import CheckpointError
-from trialrun.cli._options import home_options, json_option, open_database
+from trialrun.cli._options import has_records, home_options, json_option, open_database
 from trialrun.cli._output import format_size, print_fields, print_json, print_table
 from trialrun.controller.bookkeeping import (
     CheckpointRow,
@@ -20,6 +20,7 @@ from trialrun.controller.bookkeeping import (
     list_experiments,
     mark_checkpoint,
 )
+from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.checkpoints.manifest import verify as verify_files
 from trialrun.controller.home import Home
 from trialrun.controller.liveness import trial_of_experiment
@@ -45,12 +46,13 @@ def list_command(experiment: int | None, as_json: bool, home: Home) -> None:
 
     Checkpoints whose files were deleted stay on the list, with their digests.
     """
-    database = open_database(home)
-    rows = [_row(row) for row in _rows(database, experiment)]
+    # One experiment must exist; of all there may be none yet.
+    nothing = experiment is None and not has_records(home)
+    rows = [] if nothing else _rows(open_database(home), experiment)
     if as_json:
         print_json(rows)
         return
-    columns = ("UUID", "Trial", "Batches", "State", "Digest", "Size", "Metrics")
+    columns = ("UUID", "Trial", "Batches", "State", "Digest", "Size", "Best", "Metric")
     print_table(
         columns,
         [
@@ -61,7 +63,8 @@ def list_command(experiment: int | None, as_json: bool, home: Home) -> None:
                 row["state"],
                 row["digest"][:_SHORT],
                 format_size(row["size_bytes"]),
-                row["metrics"],
+                "best" if row["best"] else "",
+                _searched(row),
             )
             for row in rows
         ],
@@ -126,16 +129,30 @@ def _problem(database: Database, row: CheckpointRow) -> str | None:
     return None
 
 
-def _rows(database: Database, experiment: int | None) -> list[CheckpointRow]:
-    if experiment is not None:
-        _, trial = trial_of_experiment(database, experiment)
-        return checkpoints_of_trial(database, trial.id)
-    return [
-        row
-        for summary in reversed(list_experiments(database))
-        for trial in summary.trials
-        for row in checkpoints_of_trial(database, trial.trial.id)
-    ]
+def _rows(database: Database, number: int | None) -> list[dict[str, Any]]:
+    """Returns the checkpoints of one experiment or of all, newest first, with the best marked."""
+    if number is not None:
+        pairs = [trial_of_experiment(database, number)]
+    else:
+        pairs = [
+            (summary.experiment, trial.trial)
+            for summary in reversed(list_experiments(database))
+            for trial in summary.trials
+        ]
+    rows = []
+    for experiment, trial in pairs:
+        searcher = experiment.config["searcher"]
+        metric = searcher["metric"]
+        found = checkpoints_of_trial(database, trial.id)
+        best = best_first(found, metric, searcher["smaller_is_better"])[:1]
+        rows += [{**_row(row), "best": row in best, "searched_metric": metric} for row in found]
+    return rows
+
+
+def _searched(row: dict[str, Any]) -> dict[str, float] | None:
+    """Returns the searched metric alone, where the checkpoint has it."""
+    metrics, name = row["metrics"] or {}, row["searched_metric"]
+    return {name: metrics[name]} if name in metrics else None
 
 
 def _row(row: CheckpointRow) -> dict[str, Any]:

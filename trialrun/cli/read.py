@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from trialrun.cli._options import home_options, json_option, open_database
+from trialrun.cli._options import has_records, home_options, json_option, open_database
 from trialrun.cli._output import print_fields, print_json, print_table
 from trialrun.controller.bookkeeping import (
     AttemptRow,
@@ -30,13 +30,20 @@ def list_command(as_json: bool, home: Home) -> None:
     Example:
       trialrun list --json
     """
-    summaries = [_summary(summary) for summary in list_experiments(open_database(home))]
+    found = list_experiments(open_database(home)) if has_records(home) else []
+    summaries = [_summary(summary) for summary in found]
     if as_json:
         print_json(summaries)
     else:
         columns = ("ID", "Name", "State", "Batches", "Of", "Validation", "Created")
         keys = ("id", "name", "state", "batches", "total_batches", "validation", "created_at")
-        print_table(columns, [[summary[key] for key in keys] for summary in summaries])
+        print_table(columns, [[summary[key] for key in keys] for summary in map(_short, summaries)])
+
+
+def _short(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the summary with the searched metric alone, where it was found."""
+    metrics, name = summary["validation"] or {}, summary["searched_metric"]
+    return {**summary, "validation": {name: metrics[name]} if name in metrics else metrics or None}
 
 
 def _summary(summary: ExperimentSummary) -> dict[str, Any]:
@@ -48,6 +55,9 @@ def _summary(summary: ExperimentSummary) -> dict[str, Any]:
         "state": trial.trial.state.name,
         "batches": trial.trial.batches_completed,
         "total_batches": trial.trial.total_batches,
+        "slots": summary.experiment.config["slots"],
+        "hyperparameters": trial.trial.hyperparameters,
+        "searched_metric": summary.experiment.config["searcher"]["metric"],
         "validation": latest.metrics if latest else None,
         "created_at": summary.experiment.created_at,
     }

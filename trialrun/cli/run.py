@@ -58,7 +58,7 @@ def submit(
     if test_mode:
         sys.exit(_train.rehearse(trial_file, trial_class, config, num_processes))
 
-    database = open_database(home)
+    database = open_database(home, create=True)
     _, trial = submit_experiment(
         database, home, trial_file=trial_file, trial_class=trial_class, config=config
     )

@@ -21,6 +21,13 @@ class Home:
     database_url: str
 
     @property
+    def database_file(self) -> Path | None:
+        """The database's file; None where it is a server's."""
+        prefix = "sqlite:///"
+        is_file = self.database_url.startswith(prefix)
+        return Path(self.database_url.removeprefix(prefix)) if is_file else None
+
+    @property
     def experiments(self) -> Path:
         """One folder for each experiment, named by its number."""
         return self.folder / "experiments"

@@ -49,7 +49,7 @@ class Stream(enum.IntEnum):
     TRAIN = 3
     """``train_batch``, for each batch (major) and slot (minor)."""
     VALIDATION = 4
-    """Each evaluation batch of the validation at a given clock."""
+    """``evaluate_batch``, for each batch (major) of the validation data: alike each time."""
     DATA = 5
     """Dataset and collate function of a training batch, for each batch (major) and slot (minor)."""
     VALIDATION_DATA = 6

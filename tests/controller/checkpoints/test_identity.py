@@ -17,6 +17,7 @@ IDENTITY = RunIdentity(
     aggregation_frequency=1,
     shuffle_version=1,
     device_type="cpu",
+    device_name="AVX2",
     intra_op_threads=2,
     torch_version="2.6.0",
 )
@@ -31,6 +32,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
 }
 TOLERATED: dict[str, tuple[Any, str]] = {
     "device_type": ("cuda", "the type of device was 'cuda' and is now 'cpu'"),
+    "device_name": ("AVX512", "the device was 'AVX512' and is now 'AVX2'"),
     "intra_op_threads": (1, "the number of threads of a slot was 1 and is now 2"),
     "torch_version": ("2.7.1", "the version of torch was '2.7.1' and is now '2.6.0'"),
 }

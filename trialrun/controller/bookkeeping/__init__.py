@@ -32,6 +32,7 @@ from trialrun.controller.bookkeeping.experiments import (
     trials_of_experiment,
 )
 from trialrun.controller.bookkeeping.metrics import (
+    reports_of_trial,
     rewind,
     training_metrics_of_trial,
     validation_metrics_of_trial,
@@ -76,6 +77,7 @@ __all__ = [
     "list_experiments",
     "log_files_of_trial",
     "mark_checkpoint",
+    "reports_of_trial",
     "request_stop",
     "rewind",
     "running_attempts",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 
 from trialrun.controller.bookkeeping.database import Database
 from trialrun.controller.bookkeeping.schema import (
@@ -44,6 +44,23 @@ def validation_metrics_of_trial(
     return _of_trial(database, ValidationMetricsRow, trial_id, start, stop)
 
 
+def reports_of_trial(
+    database: Database, trial_id: int, *, first_training: int, first_validation: int
+) -> tuple[list[TrainingMetricsRow], list[ValidationMetricsRow]]:
+    """Reads training and validation metrics of one moment, so that none is seen before its time.
+
+    Args:
+        database: Where they are recorded.
+        trial_id: Which trial.
+        first_training: First count of batches completed that is wanted.
+        first_validation: The same for validation metrics.
+    """
+    training = _query(TrainingMetricsRow, trial_id, first_training, None)
+    validation = _query(ValidationMetricsRow, trial_id, first_validation, None)
+    with database.snapshot() as session:
+        return list(session.scalars(training)), list(session.scalars(validation))
+
+
 def rewind(database: Database, trial_id: int, batches: int) -> int:
     """Sets a trial's clock back: what comes after is forgotten, as it will be reported again.
 
@@ -73,8 +90,12 @@ def rewind(database: Database, trial_id: int, batches: int) -> int:
 def _of_trial(
     database: Database, table: type[_Row], trial_id: int, start: int, stop: int | None
 ) -> list[_Row]:
+    with database.snapshot() as session:
+        return list(session.scalars(_query(table, trial_id, start, stop)))
+
+
+def _query(table: type[_Row], trial_id: int, start: int, stop: int | None) -> Select[Any]:
     query = select(table).where(table.trial_id == trial_id, table.batches >= start)
     if stop is not None:
         query = query.where(table.batches < stop)
-    with database.snapshot() as session:
-        return list(session.scalars(query.order_by(table.batches)))
+    return query.order_by(table.batches)

@@ -20,6 +20,7 @@ class RunIdentity:
         aggregation_frequency: Batches in an aggregation window.
         shuffle_version: Version of the shuffle algorithm.
         device_type: ``cpu`` or ``cuda``.
+        device_name: The GPU's model, or the CPU's vector instructions that torch uses.
         intra_op_threads: Threads with which one slot computes on the CPU.
         torch_version: As torch says it.
     """
@@ -31,6 +32,7 @@ class RunIdentity:
     aggregation_frequency: int
     shuffle_version: int
     device_type: str
+    device_name: str
     intra_op_threads: int
     torch_version: str
 
@@ -71,7 +73,7 @@ class RunIdentity:
 
 
 # Facts under which the same run goes on, with the same records and draws but other rounding.
-_MAY_DIFFER = {"device_type", "intra_op_threads", "torch_version"}
+_MAY_DIFFER = {"device_type", "device_name", "intra_op_threads", "torch_version"}
 
 _NAMES = {
     "seed": "the seed",
@@ -81,6 +83,7 @@ _NAMES = {
     "aggregation_frequency": "the aggregation frequency",
     "shuffle_version": "the version of the shuffle",
     "device_type": "the type of device",
+    "device_name": "the device",
     "intra_op_threads": "the number of threads of a slot",
     "torch_version": "the version of torch",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from trialrun.controller.bookkeeping import (
     Recorder,
     checkpoints_of_trial,
 )
+from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.checkpoints.folders import delete_files
 from trialrun.controller.checkpoints.store import StoredCheckpoint
 from trialrun.controller.config import ExperimentConfig
@@ -69,14 +69,6 @@ class CheckpointKeeper:
         Args:
             newest_first: The trial's whole checkpoints.
         """
-        rules = self._config.checkpoint_gc
-        metric = self._config.searcher.metric
-        sign = 1.0 if self._config.searcher.smaller_is_better else -1.0
-        scored = [
-            (sign * row.metrics[metric], row)
-            for row in reversed(newest_first)
-            if row.metrics is not None and not math.isnan(row.metrics.get(metric, math.nan))
-        ]
-        # The sort is stable: of equal ones the oldest is the best, as in the loop.
-        best = [row for _, row in sorted(scored, key=lambda pair: pair[0])]
+        rules, searcher = self._config.checkpoint_gc, self._config.searcher
+        best = best_first(newest_first, searcher.metric, searcher.smaller_is_better)
         return [*newest_first[: rules.save_trial_latest], *best[: rules.save_trial_best]]

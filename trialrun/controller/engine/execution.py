@@ -5,6 +5,7 @@ This is what stands behind the trial's context: ``backward`` and ``step_optimize
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ from trialrun.controller.engine.slot_state import (
 from trialrun.controller.engine.slots import Slots, make_slots
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
+
+logger = logging.getLogger(__name__)
 
 
 class Execution(Engine):
@@ -151,11 +154,23 @@ class Execution(Engine):
         self.slot_state.end_batch()
         self.buffers.share(self._collectives)
         if self._window_is_complete:
+            if batch_idx + 1 == self._aggregation_frequency:
+                self._warn_of_missing_steps()
             first = batch_idx + 1 - self._aggregation_frequency
             step_batch_schedulers(
                 self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
             )
         self._batches_completed = batch_idx + 1
+
+    def _warn_of_missing_steps(self) -> None:
+        for index, steps in enumerate(self.steps):
+            if steps.num_steps == 0 and self._collectives.is_chief:
+                logger.warning(
+                    "Optimizer %d (%s) was wrapped, but took no step in the first batches. Call "
+                    "context.step_optimizer in train_batch.",
+                    index,
+                    type(self._context.optimizers[index]).__name__,
+                )
 
     def num_steps(self) -> int:
         """Returns the steps of all optimizers since the start of the trial."""

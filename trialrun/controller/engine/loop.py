@@ -7,11 +7,11 @@ boundary, so that all that belongs to the boundary is in it.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from trialrun._units import Unit
+from trialrun.controller.checkpoints.best import is_better
 from trialrun.controller.checkpoints.contents import CheckpointContents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.evaluation import Evaluator
@@ -220,9 +220,7 @@ class TrainingLoop:
             )
             return False
         value, best = metrics[searcher.metric], progress.best_metric
-        if math.isnan(value):
-            return False
-        if best is not None and not (value < best if searcher.smaller_is_better else value > best):
+        if not is_better(value, best, searcher.smaller_is_better):
             return False
         progress.best_metric, progress.best_batches = value, self._clock
         return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trialrun._errors import CheckpointError
+from trialrun._errors import CheckpointError, InvalidMetricError, nearest_name
 from trialrun._units import Batch
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.digest import named_tensors
@@ -45,6 +45,7 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
         restored = _train(resumed, 2 * window, root / "restored", collectives, device)
         if collectives.is_chief:
             _compare(straight, restored, 2 * window)
+            _require_searched_metric(spec, straight)
         # The chief's folder must stay until every process has read from it.
         collectives.broadcast(None, "end of rehearsal")
 
@@ -84,6 +85,17 @@ def _train(
         raise CheckpointError(f"The checkpoint could not be written: {failure}") from failure
     path = str(stored[-1].path) if stored else None
     return Path(collectives.broadcast(path, "checkpoint folder"))
+
+
+def _require_searched_metric(spec: TrialSpec, checkpoint: Path) -> None:
+    """Finds a misspelt ``searcher.metric`` now, rather than after the first epoch."""
+    searcher = spec.config.searcher
+    metrics = read_contents(checkpoint).metadata["validation_metrics"]
+    if "metric" in searcher.model_fields_set and searcher.metric not in metrics:
+        raise InvalidMetricError(
+            f"The validation metrics {sorted(metrics)} have no {searcher.metric!r}, which "
+            "searcher.metric names." + nearest_name(searcher.metric, metrics)
+        )
 
 
 def _compare(straight: Path, restored: Path, num_batches: int) -> None:

@@ -298,6 +298,11 @@ def _make_identity(spec: TrialSpec, data: TrainingData, device: torch.device) ->
         aggregation_frequency=spec.config.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
         device_type=device.type,
+        device_name=(
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else torch.backends.cpu.get_cpu_capability()
+        ),
         intra_op_threads=spec.intra_op_threads,
         torch_version=torch.__version__,
     )
