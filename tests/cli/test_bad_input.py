@@ -274,8 +274,8 @@ def test_mistake_in_the_trial_is_named_and_on_record(
     result = place.run("submit", "trial.py", "--processes", "1", "--max-length", "5ba")
     assert result.code == 1
     assert f"Experiment 1 failed: {message}" in result.err
-    if "returned by evaluate_batch" in message:  # after the last batch
-        advice = "When it is mended, go on from batch 0 with: trialrun resume 1"
+    if "returned by evaluate_batch" in message:  # after the checkpoint at batch 4
+        advice = "When it is mended, go on from batch 4 with: trialrun resume 1"
     else:
         advice = "Nothing was trained: mend it, and submit it again."
     assert result.err.endswith(f"\n{advice}\n")
