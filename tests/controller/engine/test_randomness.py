@@ -77,3 +77,13 @@ def test_a_slot_that_waited_goes_on_where_it_was(generators: Generators) -> None
     draws()
     generators.restore(states)
     assert (draws(), np.random.randn(), random.gauss(0, 1), torch.randn(1).item()) == expected
+
+
+def test_python_draws_are_those_of_its_own_seed() -> None:
+    generators = Generators(7, torch.device("cpu"))
+    random.gauss(0, 1)  # leaves its twin for the next call, which must be forgotten
+    generators.enter(Stream.TRAIN, 3, 1)
+    drawn = [random.random(), random.gauss(0, 1)]
+    word = AddressBook(7, Stream.TRAIN).words(3, 1)[3]
+    random.seed(word)
+    assert drawn == [random.random(), random.gauss(0, 1)]

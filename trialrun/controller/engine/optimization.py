@@ -106,7 +106,8 @@ class OptimizerSteps:
         self._slots = slots
         self._collectives = collectives
         self._is_stepping = False
-        optimizer.register_step_pre_hook(self._refuse_foreign_step)
+        if num_slots > 1:
+            optimizer.register_step_pre_hook(self._refuse_foreign_step)
         self._groups: list[_TypeGroup] = []
         self._grouped: list[tuple[int, torch.dtype]] = []
         # After a step without zeroing: what every slot finds in ``grad``.
@@ -166,7 +167,7 @@ class OptimizerSteps:
 
     def _refuse_foreign_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Called before every step of the optimizer, whoever takes it."""
-        if not self._is_stepping and self._num_slots > 1:
+        if not self._is_stepping:
             raise InvalidTrialError(
                 f"{type(optimizer).__name__}.step() was called directly. With {self._num_slots} "
                 "slots it would step with one slot's gradients alone. Call "

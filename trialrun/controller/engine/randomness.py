@@ -7,6 +7,7 @@ numbers, whatever either did before.
 
 from __future__ import annotations
 
+import _random
 import dataclasses
 import random
 from typing import Any
@@ -15,6 +16,9 @@ import numpy as np
 import torch
 
 from trialrun.samplers.addresses import AddressBook, Stream
+
+# The generator behind the functions of the ``random`` module.
+_PYTHON_GENERATOR: Any = random.seed.__self__  # type: ignore[attr-defined]  # a bound method
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +58,9 @@ class Generators:
             self._device_generator.manual_seed(device_word)
         # 32 bits: an array of words takes numpy five times as long (9 us).
         np.random.seed(numpy_word & 0xFFFFFFFF)
-        random.seed(python_word)
+        # What random.seed does with an integer, without its tests for other types.
+        _random.Random.seed(_PYTHON_GENERATOR, python_word)
+        _PYTHON_GENERATOR.gauss_next = None
 
     def save(self) -> GeneratorStates:
         """Returns where the generators stand, for a slot that has to wait for the others."""
