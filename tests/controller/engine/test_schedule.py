@@ -171,7 +171,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_time_is_added_up_over_attempts(clock: list[float]) -> None:
-    watch = Stopwatch(new_plan(max_length=Time(10)), elapsed_seconds=7.0)
+    watch = Stopwatch(new_plan(max_length=Time(10)))
+    watch.load_state_dict({"elapsed_seconds": 7.0, "last": {}})
     assert (watch.elapsed_seconds, watch.is_due(Event.END)) == (7.0, False)
     clock[0] += 3
     assert (watch.elapsed_seconds, watch.is_due(Event.END)) == (10.0, True)
@@ -179,7 +180,8 @@ def test_time_is_added_up_over_attempts(clock: list[float]) -> None:
 
 def test_a_period_in_time_starts_anew_when_it_happened(clock: list[float]) -> None:
     plan = new_plan(validation_period=Time(5), checkpoint_period=Time(8))
-    watch = Stopwatch(plan, elapsed_seconds=3.0)
+    watch = Stopwatch(plan)
+    watch.load_state_dict({"elapsed_seconds": 3.0, "last": {}})
     assert watch.events == [Event.VALIDATION, Event.CHECKPOINT]
     clock[0] += 5
     assert watch.is_due(Event.VALIDATION)
@@ -219,3 +221,18 @@ def test_what_the_trial_wishes_does_not_come_from_outside() -> None:
     assert wishes.from_outside() == [0, 0, 0, 0, 0]
     stop.set_slot(2, False)
     assert wishes() == [0, 0, 0, 0, 0]
+
+
+def test_a_period_in_time_goes_on_over_short_attempts(clock: list[float]) -> None:
+    plan = new_plan(validation_period=Time(60))
+    watch = Stopwatch(plan)
+    clock[0] += 50
+    assert not watch.is_due(Event.VALIDATION)
+    later = Stopwatch(plan)
+    later.load_state_dict(watch.state_dict())
+    clock[0] += 9
+    assert not later.is_due(Event.VALIDATION)
+    clock[0] += 1
+    assert later.is_due(Event.VALIDATION)
+    later.happened(Event.VALIDATION)
+    assert not later.is_due(Event.VALIDATION)

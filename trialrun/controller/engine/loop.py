@@ -181,9 +181,7 @@ class TrainingLoop:
             "training_metrics": self._progress.training_metrics,
             **self._metadata,
         }
-        contents = self._snapshots.capture(
-            self._progress, self._stopwatch.elapsed_seconds, metadata
-        )
+        contents = self._snapshots.capture(self._progress, self._stopwatch.state_dict(), metadata)
         if contents is not None and self._sink is not None:
             self._sink.save(contents, validation_metrics)
 

@@ -153,14 +153,13 @@ class Stopwatch:
 
     Args:
         plan: The plan; its units in seconds matter here.
-        elapsed_seconds: What earlier attempts took, up to their checkpoint.
     """
 
     events: list[Event]
     """Those that look at the watch: usually none."""
 
-    def __init__(self, plan: Plan, elapsed_seconds: float = 0.0) -> None:
-        self._start = time.monotonic() - elapsed_seconds
+    def __init__(self, plan: Plan) -> None:
+        self._start = time.monotonic()
         self._periods = {
             event: unit.seconds
             for event, unit in (
@@ -171,13 +170,24 @@ class Stopwatch:
             if isinstance(unit, Time)
         }
         self._limit = plan.max_length.seconds if isinstance(plan.max_length, Time) else None
-        self._last = dict.fromkeys(self._periods, elapsed_seconds)
+        self._last = dict.fromkeys(self._periods, 0.0)
         self.events = [*self._periods] + ([Event.END] if self._limit is not None else [])
 
     @property
     def elapsed_seconds(self) -> float:
         """Seconds of training over all attempts."""
         return time.monotonic() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: the time so far, and when each event happened last."""
+        last = {event.name: seconds for event, seconds in self._last.items()}
+        return {"elapsed_seconds": self.elapsed_seconds, "last": last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there: an attempt shorter than a period does not begin the period anew."""
+        self._start = time.monotonic() - state["elapsed_seconds"]
+        for event in self._last:
+            self._last[event] = state["last"].get(event.name, state["elapsed_seconds"])
 
     def is_due(self, event: Event) -> bool:
         """Returns whether the event's time has come."""

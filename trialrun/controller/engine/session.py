@@ -145,7 +145,7 @@ class TrialSession:
         self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, collectives)
-        progress, elapsed_seconds = Progress(), 0.0
+        progress, stopwatch = Progress(), Stopwatch(self.plan)
         if contents is None:
             collectives.broadcast_tensors(
                 [t for model in context.models for t in (*model.parameters(), *model.buffers())]
@@ -155,10 +155,9 @@ class TrialSession:
                 if collectives.is_chief:
                     logger.warning(difference)
             progress = snapshots.restore(contents)
-            elapsed_seconds = contents.state["elapsed_seconds"]
+            stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
             self._warn_of_small_dataset(data)
-        stopwatch = Stopwatch(self.plan, elapsed_seconds)
         agreement = Agreement(
             collectives,
             BoundaryWishes(stop_request, stopwatch if collectives.is_chief else None),

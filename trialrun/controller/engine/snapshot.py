@@ -60,7 +60,7 @@ class Snapshots:
         self._collectives = collectives
 
     def capture(
-        self, progress: Progress, elapsed_seconds: float, metadata: dict[str, Any]
+        self, progress: Progress, stopwatch: dict[str, Any], metadata: dict[str, Any]
     ) -> CheckpointContents | None:
         """Copies the state; every process calls it, since each has its own slots.
 
@@ -85,7 +85,7 @@ class Snapshots:
             ],
             state={
                 "batches": self._execution.batches_completed,
-                "elapsed_seconds": elapsed_seconds,
+                "stopwatch": stopwatch,
                 "progress": dataclasses.asdict(progress),
                 "non_persistent_buffers": [
                     plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
