@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from trialrun import _data
+from trialrun._batch_size import check_global_batch_size
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
@@ -95,17 +96,7 @@ class TrialContext:
         Raises:
             ConfigurationError: It is not given, or not a whole number that the slots divide.
         """
-        size = self.get_hparam("global_batch_size")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigurationError(
-                f"global_batch_size={size!r} is not a whole number of at least 1."
-            )
-        if size % self.num_slots:
-            raise ConfigurationError(
-                f"global_batch_size={size} is not divisible by {self.num_slots} slots. Choose a "
-                f"multiple of {self.num_slots}, such as {_next_multiple(size, self.num_slots)}."
-            )
-        return size
+        return check_global_batch_size(self.get_hparam("global_batch_size"), self.num_slots)
 
     def get_per_slot_batch_size(self) -> int:
         """Returns the records of one slot's share: the global batch size over the slots."""
@@ -308,7 +299,3 @@ def _require_new(item: object, wrapped: list[Any], method: str) -> None:
         raise InvalidTrialError(
             f"{method} got the same {type(item).__name__} twice. Wrap each object once."
         )
-
-
-def _next_multiple(size: int, divisor: int) -> int:
-    return -(-size // divisor) * divisor

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pydantic
 import yaml
 
+from trialrun._batch_size import check_global_batch_size
 from trialrun._errors import ConfigurationError, nearest_name
 from trialrun._units import Batch, Epoch, Time, Unit, parse_unit
 
@@ -127,13 +128,11 @@ class ExperimentConfig(_Section):
         if self.processes is not None and self.slots % self.processes:
             raise ValueError(not_divisible(self.slots, self.processes))
         size = self.hyperparameters.get("global_batch_size")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"global_batch_size={size!r} is not a whole number of at least 1.")
-        if size is not None and size % self.slots:
-            raise ValueError(
-                f"global_batch_size={size} is not divisible by {self.slots} slots. Choose a "
-                f"multiple of {self.slots}, such as {-(-size // self.slots) * self.slots}."
-            )
+        if size is not None:
+            try:
+                check_global_batch_size(size, self.slots)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -556,7 +556,7 @@ class Failing(Linear):
     with pytest.raises(SlotError, match="^slot 1$") as caught:
         session.run()
     assert str(caught.value.__cause__) == "mine"
-    assert (session.slot, session.batches_completed) == (1, 3)
+    assert (caught.value.slot, session.batches_completed) == (1, 3)
 
 
 def test_the_context_knows_where_it_is(tmp_path: Path) -> None:

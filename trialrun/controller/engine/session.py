@@ -214,11 +214,6 @@ class TrialSession:
         """The clock."""
         return self._execution.batches_completed
 
-    @property
-    def slot(self) -> int:
-        """The slot that executes, or executed last: where an error came from."""
-        return self._execution.slot
-
     def _warn_of_small_dataset(self, data: TrainingData) -> None:
         if data.num_records < data.global_batch_size:
             logger.warning(

@@ -33,9 +33,6 @@ class ModelBuffers:
             )
         )
 
-    def __bool__(self) -> bool:
-        return bool(self._modules)
-
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield from self._by_place().values()
 
