@@ -26,14 +26,17 @@ from trialrun.samplers._checks import whole_number
 
 __all__ = ["AddressBook", "Stream", "random_words", "root_key"]
 
-# A power of two. 256 addresses cost one generator (about 12 us) and 1,024 words (about 7 us), so
-# that a lookup's share is below 0.1 us; a block takes 8 KiB.
+# A power of two. 256 addresses cost one generator (about 12 us), 1,024 words (about 7 us) and their
+# Python numbers (about 50 us), so that a lookup's share is 0.3 us; a block takes 60 KiB.
 _MAJORS_PER_BLOCK: Final = 256
-# Blocks kept, one for each minor: at most 2 MiB for each book. More slots than that in one process
+# Blocks kept, one for each minor: at most 4 MiB for each book. More slots than that in one process
 # still get the right words, only slower.
-_MAX_BLOCKS: Final = 256
+_MAX_BLOCKS: Final = 64
 _MAJOR_END: Final = 2**63
 _MINOR_END: Final = 2**32
+
+Words = tuple[int, int, int, int]
+"""Four random words of 64 bits."""
 
 
 class Stream(enum.IntEnum):
@@ -113,10 +116,10 @@ class AddressBook:
 
     def __init__(self, seed: int, stream: Stream) -> None:
         self._key = root_key(seed, stream)
-        # minor -> (first major of the block, words of shape (256, 4)), oldest first.
-        self._blocks: dict[int, tuple[int, NDArray[np.uint64]]] = {}
+        # minor -> (first major of the block, the words of its 256 majors), oldest first.
+        self._blocks: dict[int, tuple[int, list[Words]]] = {}
 
-    def words(self, major: int, minor: int = 0) -> tuple[int, int, int, int]:
+    def words(self, major: int, minor: int = 0) -> Words:
         """Returns the four 64-bit words at an address.
 
         Args:
@@ -130,13 +133,14 @@ class AddressBook:
         # A block was only kept for a legal address, so that a hit needs no check of its own.
         if block is None or not 0 <= major - block[0] < _MAJORS_PER_BLOCK:
             block = self._compute(major, minor)
-        return tuple(block[1][major - block[0]].tolist())
+        return block[1][major - block[0]]
 
-    def _compute(self, major: int, minor: int) -> tuple[int, NDArray[np.uint64]]:
+    def _compute(self, major: int, minor: int) -> tuple[int, list[Words]]:
         major = whole_number("major", major, 0, _MAJOR_END)
         minor = whole_number("minor", minor, 0, _MINOR_END)
         first = major - major % _MAJORS_PER_BLOCK
-        block = (first, random_words(self._key, (first, minor, 0, 0), _MAJORS_PER_BLOCK))
+        words = random_words(self._key, (first, minor, 0, 0), _MAJORS_PER_BLOCK)
+        block = (first, [(a, b, c, d) for a, b, c, d in words.tolist()])
         self._blocks.pop(minor, None)
         if len(self._blocks) >= _MAX_BLOCKS:
             del self._blocks[next(iter(self._blocks))]

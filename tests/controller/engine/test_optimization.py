@@ -142,6 +142,38 @@ def initial_weight(model: nn.Linear, gradient: torch.Tensor) -> torch.Tensor:
     return model.weight.data + 0.1 * gradient
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_optimizer_zeroes_in_its_own_way(tmp_path: Path, slots: int) -> None:
+    _, trial = run(
+        tmp_path,
+        """
+class CountingSgd(torch.optim.SGD):
+    zeroed = 0
+
+    def zero_grad(self, set_to_none=True):
+        type(self).zeroed += 1
+        super().zero_grad(set_to_none)
+
+
+class Own(Linear):
+    Sgd = CountingSgd
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.own = context.wrap_optimizer(CountingSgd(self.model.parameters(), lr=0.1))
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.context.backward(self.loss(batch))
+        self.context.step_optimizer(self.own)
+        assert all(parameter.grad is None for parameter in self.model.parameters())
+        return {"loss": 0.0}
+""",
+        slots=slots,
+        max_length="3ba",
+    )
+    assert trial.Sgd.zeroed == 3
+
+
 def test_gradients_that_are_not_zeroed_are_the_averaged_ones_on_every_slot(tmp_path: Path) -> None:
     _, trial = run(
         tmp_path,

@@ -160,7 +160,7 @@ def _new_sqlite_engine(url: URL) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
         # FULL: a commit is on disk when it returns. NORMAL would lose the newest commits in a power
         # loss, e.g. the record of a checkpoint that is on disk, or a claim. The price is one fsync
-        # per commit; the metrics' commits, 10 a second, pay it in a background thread.
+        # per commit; the metrics' commits, 2 a second, pay it in a background thread.
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")

@@ -49,6 +49,8 @@ class _AddressedDataset(Dataset[Any]):
         self._generators.enter(self._stream, address.batch, address.slot)
         # As torch's loader workers do: how sums are rounded must not depend on who loads.
         num_threads = torch.get_num_threads()
+        if num_threads == 1:
+            return self._load(address.records)
         torch.set_num_threads(1)
         try:
             return self._load(address.records)

@@ -185,7 +185,17 @@ class OptimizerSteps:
             if self.num_steps % scheduler.frequency == 0:
                 scheduler.scheduler.step()
         if auto_zero_grads:
+            self._zero_grads()
+
+    def _zero_grads(self) -> None:
+        if type(self._optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
             self._optimizer.zero_grad()
+            return
+        # The same without an entry in torch's profiler, which takes longer than all the rest: 4 %
+        # of a batch of a small model.
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def _type_groups(self) -> list[_TypeGroup]:
         """Returns the groups, made again when the trial has added or frozen parameters."""

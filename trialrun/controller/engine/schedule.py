@@ -202,6 +202,9 @@ class Stopwatch:
             self._last[event] = self.elapsed_seconds
 
 
+_NO_WISHES = [0] * len(Event)
+
+
 class BoundaryWishes:
     """What this process wishes at a boundary, in the order of ``Event``: 1 for yes.
 
@@ -224,8 +227,9 @@ class BoundaryWishes:
         return self._with_stop(self._stop_request.from_outside)
 
     def _with_stop(self, stop: bool) -> list[int]:
-        wishes = [0] * len(Event)
-        wishes[Event.STOP] = int(stop)
+        wishes = _NO_WISHES.copy()
+        if stop:
+            wishes[Event.STOP] = 1
         if self._stopwatch is not None:
             for event in self._stopwatch.events:
                 wishes[event] = int(self._stopwatch.is_due(event))

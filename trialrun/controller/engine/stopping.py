@@ -87,7 +87,8 @@ class Agreement:
             InvalidTrialError: The processes have taken different numbers of optimizer steps.
         """
         if self._pending is None:
-            return list(map(max, self._begun, self._wishes.from_outside()))
+            wishes = self._wishes.from_outside()
+            return wishes if wishes == self._begun else list(map(max, self._begun, wishes))
         pending, self._pending = self._pending, None
         *agreed, most, least_negated = pending.result()
         if most != -least_negated:
