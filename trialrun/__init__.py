@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trialrun import samplers
+    from trialrun._batch_contents import data_length, to_device
     from trialrun._context import TrialContext
-    from trialrun._data import DataLoader
+    from trialrun._data_loader import DataLoader
     from trialrun._errors import (
         BookkeepingError,
         CheckpointError,
         ConfigurationError,
+        InvalidDataLoaderError,
         InvalidMetricError,
         InvalidTrialError,
         RunConflictError,
@@ -36,6 +38,7 @@ __all__ = [
     "ConfigurationError",
     "DataLoader",
     "Epoch",
+    "InvalidDataLoaderError",
     "InvalidMetricError",
     "InvalidTrialError",
     "LRScheduler",
@@ -47,7 +50,9 @@ __all__ = [
     "Trial",
     "TrialContext",
     "TrialrunError",
+    "data_length",
     "samplers",
+    "to_device",
 ]
 
 _HOMES = {
@@ -55,8 +60,9 @@ _HOMES = {
     "BookkeepingError": "_errors",
     "CheckpointError": "_errors",
     "ConfigurationError": "_errors",
-    "DataLoader": "_data",
+    "DataLoader": "_data_loader",
     "Epoch": "_units",
+    "InvalidDataLoaderError": "_errors",
     "InvalidMetricError": "_errors",
     "InvalidTrialError": "_errors",
     "LRScheduler": "_lr_scheduler",
@@ -68,6 +74,8 @@ _HOMES = {
     "Trial": "_trial",
     "TrialContext": "_context",
     "TrialrunError": "_errors",
+    "data_length": "_batch_contents",
+    "to_device": "_batch_contents",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from trialrun import _data
+from trialrun import _batch_contents
 from trialrun._batch_size import check_global_batch_size
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
@@ -253,7 +253,7 @@ class TrialContext:
 
     def to_device(self, data: Any) -> Any:
         """Returns the data with every tensor in it, however deep, on this process's device."""
-        return _data.to_device(data, self.device)
+        return _batch_contents.to_device(data, self.device)
 
     # Where the trial is.
 

@@ -18,6 +18,10 @@ class InvalidTrialError(TrialrunError):
     """The trial file, the trial class or what it handed to the context breaks a rule."""
 
 
+class InvalidDataLoaderError(InvalidTrialError, ValueError):
+    """The arguments of a DataLoader do not go together, or its samplers do not fit."""
+
+
 class InvalidMetricError(TrialrunError):
     """A metric is not what it was promised to be: not a number, or under another name."""
 

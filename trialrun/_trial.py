@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from trialrun._context import TrialContext
-    from trialrun._data import DataLoader
+    from trialrun._data_loader import DataLoader
 
 
 class Trial(abc.ABC):
@@ -72,6 +72,6 @@ class Trial(abc.ABC):
 
     def get_batch_length(self, batch: Any) -> int:
         """Returns the number of records in a batch; override it for batches of your own type."""
-        from trialrun._data import data_length
+        from trialrun._batch_contents import data_length
 
         return data_length(batch)

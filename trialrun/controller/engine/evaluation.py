@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trialrun._data import to_device
+from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun._wrapped import WrappedReducer

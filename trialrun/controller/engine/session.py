@@ -16,7 +16,7 @@ import torch
 
 import trialrun
 from trialrun._context import TrialContext
-from trialrun._data import DataLoader
+from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
 from trialrun.controller.checkpoints.contents import read_contents

@@ -1,0 +1,98 @@
+"""What trialrun must know of a loaded batch: how many records it holds, and how it gets to a device.
+
+A batch is whatever the collate function made: tensors and arrays with the records along their
+first dimension, in dictionaries, lists, tuples, named tuples and dataclasses, however deep.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from trialrun._errors import InvalidTrialError
+
+
+def data_length(batch: Any) -> int:
+    """Returns the number of records in a batch: the length of its first tensor or array.
+
+    Args:
+        batch: A tensor, numpy array or packed sequence with the records along its first dimension,
+            or a dictionary, sequence or dataclass, however deep, that holds one. A dictionary
+            without any may have lists as columns, such as texts.
+
+    Raises:
+        InvalidTrialError: No tensor, array or column is found.
+    """
+    length = _length(batch)
+    if length is None:
+        raise InvalidTrialError(
+            f"The number of records in a batch of type {type(batch).__name__} is unknown. Override "
+            "get_batch_length(batch) in the trial."
+        )
+    return length
+
+
+def _length(data: Any) -> int | None:
+    if isinstance(data, torch.Tensor | np.ndarray):
+        return len(data) if data.ndim > 0 else None
+    if isinstance(data, PackedSequence):
+        return int(data.batch_sizes[0])
+    parts: Iterable[Any] = ()
+    if isinstance(data, Mapping):
+        parts = data.values()
+    elif isinstance(data, list | tuple):
+        parts = data
+    elif dataclasses.is_dataclass(data) and not isinstance(data, type):
+        parts = [getattr(data, field.name) for field in dataclasses.fields(data)]
+    for part in parts:
+        length = _length(part)
+        if length is not None:
+            return length
+    if isinstance(data, Mapping):
+        return next((len(column) for column in data.values() if isinstance(column, list)), None)
+    return None
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """Returns the data with every tensor and numeric array, however deep, on the device.
+
+    Containers keep their types; what is on the device already is not copied.
+
+    Args:
+        data: Tensors, numpy arrays, objects with ``.to`` (packed sequences, graphs, tokenized
+            texts), and dictionaries, lists, tuples, named tuples and dataclasses of them. Anything
+            else is handed back as it is.
+        device: Where to put them.
+    """
+    if isinstance(data, torch.Tensor):
+        # From page-locked memory the copy runs beside the computation; elsewhere the flag is void.
+        return data if data.device == device else data.to(device, non_blocking=True)
+    if callable(getattr(data, "to", None)):
+        return data.to(device)
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(to_device(value, device) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)([to_device(value, device) for value in data])
+    if isinstance(data, np.ndarray):
+        return torch.from_numpy(data).to(device) if data.dtype.kind in "fciub" else data
+    if isinstance(data, Mapping):
+        moved = {key: to_device(value, device) for key, value in data.items()}
+        if type(data) is dict or not isinstance(data, dict):
+            return moved
+        container = copy.copy(data)  # an OrderedDict, a defaultdict, a class of the user's own
+        container.update(moved)
+        return container
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        # A copy, not a new object: that would run the class's own __post_init__ again.
+        duplicate = copy.copy(data)
+        for field in dataclasses.fields(data):
+            value = to_device(getattr(data, field.name), device)
+            object.__setattr__(duplicate, field.name, value)  # also where the class is frozen
+        return duplicate
+    return data
