@@ -33,6 +33,17 @@ def words(seed: int, stream: Stream, counter: tuple[int, int, int], count: int) 
     return list(itertools.chain.from_iterable(blocks))[:count]
 
 
+def splitmix_word(key: list[int], position: int) -> int:
+    """SplitMix64 as in Steele et al. 2014, figure 16 and 17."""
+    first, gamma = key[0], key[1] | 1
+    if bin(gamma ^ (gamma >> 1)).count("1") < 24:
+        gamma ^= 0xAAAAAAAAAAAAAAAA
+    word = (first + (position + 1) * gamma) & MASK
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & MASK
+    return word ^ (word >> 31)
+
+
 # Plain Philox takes 20 us a word, and the property tests ask for a pass often.
 @functools.cache
 def sorted_permutation(n: int, seed: int, epoch: int) -> list[int]:

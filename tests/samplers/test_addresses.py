@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialrun.samplers import addresses
-from trialrun.samplers.addresses import AddressBook, Stream, random_words, root_key
+from trialrun.samplers.addresses import AddressBook, Stream, random_words, root_key, scattered_words
 
 GOLDEN = {
     (0, Stream.TRAIN, 0, 0): (
@@ -57,6 +57,9 @@ def test_stream_numbers_are_pinned() -> None:
         "VALIDATION": 4,
         "DATA": 5,
         "VALIDATION_DATA": 6,
+        "WEIGHTED": 7,
+        "LENGTH_GROUPS": 8,
+        "FOREIGN": 9,
     }
 
 
@@ -78,6 +81,28 @@ def test_words_equal_plain_philox_in_any_order(
     book = AddressBook(seed, stream)
     for major, minor in addresses:
         assert list(book.words(major, minor)) == reference.words(seed, stream, (major, minor, 0), 4)
+
+
+def test_scattered_words_are_those_of_splitmix64() -> None:
+    # The first words of the published generator, which starts at 1234567.
+    key = np.array([1234567, 0x9E3779B97F4A7C15], dtype=np.uint64)
+    words = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert scattered_words(key, np.arange(4)).tolist() == words
+    assert scattered_words(key, np.array([2, 0, 2])).tolist() == [words[2], words[0], words[2]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1]),
+    st.lists(st.integers(0, 2**63 - 1), max_size=5),
+)
+def test_scattered_words_equal_the_plain_reference(
+    first: int, gamma: int, positions: list[int]
+) -> None:
+    key = np.array([first, gamma], dtype=np.uint64)
+    got = scattered_words(key, np.array(positions, dtype=np.int64))
+    assert got.tolist() == [reference.splitmix_word([first, gamma], p) for p in positions]
 
 
 def test_words_are_python_ints() -> None:
@@ -151,7 +176,7 @@ def test_an_address_out_of_range_is_refused(
         book.words(major, minor)
 
 
-@pytest.mark.parametrize("module", ["addresses", "permutation"])
+@pytest.mark.parametrize("module", ["addresses", "permutation", "sequences", "record_order"])
 def test_import_needs_no_torch(module: str) -> None:
     code = f"import sys, trialrun.samplers.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

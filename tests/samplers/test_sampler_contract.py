@@ -9,22 +9,57 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import Sampler
+from torch.utils.data import RandomSampler, Sampler
 
+from trialrun import samplers
 from trialrun.samplers import (
     BatchSampler,
+    DistributedBatchSampler,
     DistributedSampler,
+    ForeignBatchSampler,
+    ForeignSampler,
+    LengthGroupedBatchSampler,
+    MixtureSampler,
+    RandomAccess,
     RandomAccessBatchSampler,
     RandomAccessSampler,
+    RepeatBatchSampler,
     RepeatSampler,
+    ReproducibleShuffleBatchSampler,
     ReproducibleShuffleSampler,
     SequentialSampler,
     SkipBatchSampler,
+    SkipSampler,
+    SubsetSampler,
+    WeightedSampler,
 )
+from trialrun.samplers.sequences import Count, DerivedSequence, Records
 
 
 def shuffle(length: int, seed: int = 3) -> ReproducibleShuffleSampler:
     return ReproducibleShuffleSampler(SequentialSampler(length), seed)
+
+
+def batches(length: int, batch_size: int = 4) -> BatchSampler:
+    return BatchSampler(shuffle(length), batch_size)
+
+
+def grouped(length: int, drop_last: bool = False) -> LengthGroupedBatchSampler:
+    lengths = [7 * record % 10 for record in range(length)]
+    return LengthGroupedBatchSampler(lengths, 4, 3, drop_last, batches_per_pool=3)
+
+
+class Reversed(DerivedSequence[Records]):
+    """A sequence of somebody's own."""
+
+    stage = "Reversed"
+
+    @property
+    def length(self) -> int:
+        return self._inner.length
+
+    def gather(self, epoch: int, positions: Records) -> Records:
+        return self._inner.gather(epoch, self.length - 1 - positions)
 
 
 # name -> (sampler, len(), positions or None when endless)
@@ -33,12 +68,27 @@ SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
     "sequential of a dataset": (lambda: SequentialSampler(["a", "b", "c"]), 3, 3),
     "sequential, empty": (lambda: SequentialSampler(0), 0, 0),
     "sequential, several blocks": (lambda: SequentialSampler(20_000), 20_000, 20_000),
+    "subset": (lambda: SubsetSampler([7, 3, 9, 3]), 4, 4),
+    "subset, empty": (lambda: SubsetSampler([]), 0, 0),
+    "weighted": (lambda: WeightedSampler([1, 0, 2.5, 4], 25, 3), 25, 25),
+    "weighted, repeated": (lambda: RepeatSampler(WeightedSampler([1, 0, 2], 5, 3)), 5, None),
+    "mixture": (lambda: MixtureSampler([shuffle(5), shuffle(3, 4), 2], [0.5, 0.3, 0.2]), 10, None),
+    "mixture in a mixture": (
+        lambda: MixtureSampler([MixtureSampler([4, shuffle(3)], [2, 1]), 3], [1, 1]),
+        10,
+        None,
+    ),
     "shuffle": (lambda: shuffle(25), 25, 25),
     "shuffle, large": (lambda: shuffle(20_000), 20_000, 20_000),
     "shuffle of a share": (
         lambda: ReproducibleShuffleSampler(DistributedSampler(shuffle(25), 4, 1), 9),
         6,
         6,
+    ),
+    "shuffle of a subset": (
+        lambda: ReproducibleShuffleSampler(SubsetSampler([5, 1, 8]), 9),
+        3,
+        3,
     ),
     "shuffle, empty": (lambda: shuffle(0), 0, 0),
     "repeat": (lambda: RepeatSampler(shuffle(7)), 7, None),
@@ -51,6 +101,15 @@ SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
         2,
         None,
     ),
+    "skip of records": (lambda: SkipSampler(shuffle(10), 4), 10, 6),
+    "skip of records, endless": (lambda: SkipSampler(RepeatSampler(shuffle(10)), 4), 10, None),
+    "foreign": (lambda: ForeignSampler(RandomSampler(range(10)), 5), 10, 10),
+    "foreign, repeated": (
+        lambda: RepeatSampler(ForeignSampler(RandomSampler(range(3)), 5)),
+        3,
+        None,
+    ),
+    "somebody's own": (lambda: RandomAccessSampler(Reversed(Count(10))), 10, 10),
     "batch": (lambda: BatchSampler(shuffle(10), 4), 3, 3),
     "batch, whole": (lambda: BatchSampler(shuffle(12), 4), 3, 3),
     "batch, drop last": (lambda: BatchSampler(shuffle(10), 4, drop_last=True), 2, 2),
@@ -63,6 +122,26 @@ SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
         2,
         None,
     ),
+    "length groups": (lambda: grouped(10), 3, 3),
+    "length groups, whole": (lambda: grouped(24), 6, 6),
+    "length groups, short pool": (lambda: grouped(31), 8, 8),
+    "length groups, drop last": (lambda: grouped(31, drop_last=True), 7, 7),
+    "length groups, empty": (lambda: grouped(0), 0, 0),
+    "length groups, repeated": (lambda: RepeatBatchSampler(grouped(10)), 3, None),
+    "shuffle of batches": (lambda: ReproducibleShuffleBatchSampler(batches(22), 9), 6, 6),
+    "repeat of batches": (lambda: RepeatBatchSampler(batches(10)), 3, None),
+    "repeat of shuffled batches": (
+        lambda: RepeatBatchSampler(ReproducibleShuffleBatchSampler(batches(10), 9)),
+        3,
+        None,
+    ),
+    "distributed batches": (lambda: DistributedBatchSampler(batches(22), 4, 1), 2, 2),
+    "distributed batches, endless": (
+        lambda: DistributedBatchSampler(RepeatBatchSampler(batches(10)), 2, 1),
+        1,
+        None,
+    ),
+    "foreign batches": (lambda: ForeignBatchSampler(BatchesFromElsewhere(), 5), 3, 3),
     "skip": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 2), 3, 1),
     "skip beyond the end": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 9), 3, 0),
     "skip, endless": (
@@ -71,7 +150,24 @@ SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
         None,
     ),
 }
+
+
+class BatchesFromElsewhere:
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        return iter([[1, 2], [3], [9, 0, 4]])
+
+
 CASES = pytest.mark.parametrize("case", SAMPLERS.values(), ids=SAMPLERS.keys())
+
+
+def test_the_suite_has_every_public_sampler() -> None:
+    public = {getattr(samplers, name) for name in samplers.__all__}
+    faces = {kind for kind in public if isinstance(kind, type) and issubclass(kind, Sampler)}
+    tested = {type(make()) for make, _, _ in SAMPLERS.values()}
+    assert faces - tested == {RandomAccess, RandomAccessBatchSampler}
 
 
 def as_lists(window: Any) -> list[Any]:
@@ -128,7 +224,7 @@ def test_gather_answers_in_any_order_and_keeps_its_argument(
     items = as_lists(sampler.take(0, end))
     positions = np.random.default_rng(0).permutation(np.repeat(np.arange(end), 2))
     asked = positions.copy()
-    assert as_lists(sampler.gather(0, positions)) == [items[p] for p in asked]
+    assert as_lists(sampler.sequence.gather(0, positions)) == [items[p] for p in asked]
     assert np.array_equal(positions, asked)
 
 
@@ -152,7 +248,8 @@ def test_windows_outside_the_sequence_are_refused(
         with pytest.raises(
             ValueError,
             match=rf"^The window \[{start}, {stop}\) does not lie within the {end} positions of "
-            rf"this {type(sampler).__name__}\. Ask for 0 <= start <= stop <= num_positions\.$",
+            rf"{' -> '.join(sampler.sequence.stages)}\. Ask for 0 <= start <= stop <= num_positions"
+            r"\.$",
         ):
             sampler.take(start, stop)
 

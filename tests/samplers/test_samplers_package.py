@@ -25,7 +25,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_package_itself_imports_no_torch() -> None:
     code = (
-        "import sys; from trialrun.samplers import AddressBook, Permutation, Stream; "
+        "import sys; from trialrun.samplers import AddressBook, Permutation, RecordOrder, Stream; "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

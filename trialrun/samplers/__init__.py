@@ -1,10 +1,11 @@
 """Index arithmetic: which records belong to a batch, as a function that keeps no state.
 
 Reading order: ``addresses`` (random words by address), ``permutation`` (the shuffle of one pass),
-``_random_access`` (what every sampler promises), ``_index_samplers``, ``_batch_samplers``.
+``sequences`` (all arithmetic on positions), ``record_order`` (which batch holds which record); then
+torch's face of it: ``_random_access``, ``_index_samplers``, ``_batch_samplers``, and what adapts
+other people's samplers, ``_adapting`` and ``_foreign``.
 
-Names are handed on lazily (PEP 562): ``from trialrun.samplers.addresses import ...`` and
-``from trialrun.samplers.permutation import ...`` need numpy, not torch.
+Names are handed on lazily (PEP 562): the first four modules and their names need numpy, not torch.
 """
 
 from __future__ import annotations
@@ -13,49 +14,100 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trialrun.samplers._batch_samplers import BatchSampler, SkipBatchSampler
+    from trialrun.samplers._adapting import (
+        ForeignBatchSampler,
+        ForeignSampler,
+    )
+    from trialrun.samplers._batch_samplers import (
+        BatchSampler,
+        DistributedBatchSampler,
+        LengthGroupedBatchSampler,
+        RepeatBatchSampler,
+        ReproducibleShuffleBatchSampler,
+        SkipBatchSampler,
+    )
     from trialrun.samplers._index_samplers import (
         DistributedSampler,
+        MixtureSampler,
         RepeatSampler,
         ReproducibleShuffleSampler,
         SequentialSampler,
+        SkipSampler,
+        SubsetSampler,
+        WeightedSampler,
     )
     from trialrun.samplers._random_access import (
         RandomAccess,
         RandomAccessBatchSampler,
         RandomAccessSampler,
     )
-    from trialrun.samplers.addresses import AddressBook, Stream
-    from trialrun.samplers.permutation import Permutation
+    from trialrun.samplers.addresses import (
+        AddressBook,
+        Stream,
+    )
+    from trialrun.samplers.permutation import (
+        Permutation,
+    )
+    from trialrun.samplers.record_order import (
+        BatchRecords,
+        RecordOrder,
+        RecordUse,
+    )
 
 __all__ = [
     "AddressBook",
+    "BatchRecords",
     "BatchSampler",
+    "DistributedBatchSampler",
     "DistributedSampler",
+    "ForeignBatchSampler",
+    "ForeignSampler",
+    "LengthGroupedBatchSampler",
+    "MixtureSampler",
     "Permutation",
     "RandomAccess",
     "RandomAccessBatchSampler",
     "RandomAccessSampler",
+    "RecordOrder",
+    "RecordUse",
+    "RepeatBatchSampler",
     "RepeatSampler",
+    "ReproducibleShuffleBatchSampler",
     "ReproducibleShuffleSampler",
     "SequentialSampler",
     "SkipBatchSampler",
+    "SkipSampler",
     "Stream",
+    "SubsetSampler",
+    "WeightedSampler",
 ]
 
 _HOMES = {
     "AddressBook": "addresses",
+    "BatchRecords": "record_order",
     "BatchSampler": "_batch_samplers",
+    "DistributedBatchSampler": "_batch_samplers",
     "DistributedSampler": "_index_samplers",
+    "ForeignBatchSampler": "_adapting",
+    "ForeignSampler": "_adapting",
+    "LengthGroupedBatchSampler": "_batch_samplers",
+    "MixtureSampler": "_index_samplers",
     "Permutation": "permutation",
     "RandomAccess": "_random_access",
     "RandomAccessBatchSampler": "_random_access",
     "RandomAccessSampler": "_random_access",
+    "RecordOrder": "record_order",
+    "RecordUse": "record_order",
+    "RepeatBatchSampler": "_batch_samplers",
     "RepeatSampler": "_index_samplers",
+    "ReproducibleShuffleBatchSampler": "_batch_samplers",
     "ReproducibleShuffleSampler": "_index_samplers",
     "SequentialSampler": "_index_samplers",
     "SkipBatchSampler": "_batch_samplers",
+    "SkipSampler": "_index_samplers",
     "Stream": "addresses",
+    "SubsetSampler": "_index_samplers",
+    "WeightedSampler": "_index_samplers",
 }
 
 

@@ -1,17 +1,22 @@
-"""Samplers of batches: B consecutive records form a batch, and a skip is an addition."""
+"""The samplers of batches: each is the face of one sequence, with Determined's arguments."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
+import numpy as np
+
+from trialrun.samplers._adapting import AnyBatchSampler, AnySampler, batches_of, records_of
 from trialrun.samplers._checks import whole_number
-from trialrun.samplers._random_access import (
-    RECORDS_PER_BLOCK,
-    RandomAccessBatchSampler,
-    RandomAccessSampler,
-    require_batch_sampler,
-    require_sampler,
+from trialrun.samplers._random_access import RandomAccessBatchSampler
+from trialrun.samplers.sequences import (
+    Batched,
+    Batches,
+    Dealt,
+    LengthGrouped,
+    Repeated,
+    Shuffled,
+    Skipped,
 )
 
 
@@ -27,53 +32,118 @@ class BatchSampler(RandomAccessBatchSampler):
             ``len()`` round down, as there is no short batch.
 
     Raises:
-        TypeError: The sampler has no random access.
+        TypeError: It is no sampler of records.
         ValueError: The batch size is not a whole number of at least 1.
     """
 
+    def __init__(self, sampler: AnySampler, batch_size: int, drop_last: bool = False) -> None:
+        super().__init__(Batched(records_of(sampler), batch_size, drop_last))
+
+
+class LengthGroupedBatchSampler(RandomAccessBatchSampler):
+    """Batches of records of like length, for sequences that are padded to the longest in a batch.
+
+    Every pass is shuffled and cut into pools; within a pool the records are sorted by length, cut
+    into batches, and the batches put into a random order. Records that fill no batch are any
+    records, not the longest ones.
+
+    Args:
+        lengths: The length of each record of the dataset, at least 0, in any unit.
+        batch_size: Records in a batch.
+        seed: The trial's seed, any non-negative whole number.
+        drop_last: Whether a short last batch is left out.
+        batches_per_pool: Batches that are sorted together. More of them save more padding, and
+            make a pass less random.
+
+    Raises:
+        ValueError: A length is negative, or another argument is out of range.
+    """
+
     def __init__(
-        self, sampler: RandomAccessSampler, batch_size: int, drop_last: bool = False
+        self,
+        lengths: Any,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = False,
+        *,
+        batches_per_pool: int = 32,
     ) -> None:
-        require_sampler(sampler)
-        self._sampler = sampler
-        self._batch_size = whole_number("batch_size", batch_size, 1)
-        self._drop_last = drop_last
-        self._items_per_block = max(1, RECORDS_PER_BLOCK // self._batch_size)
+        super().__init__(
+            LengthGrouped(
+                lengths,
+                batch_size,
+                seed,
+                drop_last=drop_last,
+                batches_per_pool=batches_per_pool,
+            )
+        )
 
-    def __len__(self) -> int:
-        return self._num_batches(len(self._sampler))
 
-    @property
-    def num_positions(self) -> int:
-        """The number of batches; an endless sampler counts the full ones below its end."""
-        if self.is_endless:
-            return self._sampler.num_positions // self._batch_size
-        return self._num_batches(self._sampler.num_positions)
+class ReproducibleShuffleBatchSampler(RandomAccessBatchSampler):
+    """The batches of another sampler in a random order, which is new in every pass.
 
-    @property
-    def is_endless(self) -> bool:
-        """Whether the inner sampler is."""
-        return self._sampler.is_endless
+    A short batch may come anywhere. Which records are in a batch stays as it was.
 
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Returns the batches of those numbers."""
-        size, end = self._batch_size, self._sampler.num_positions
-        if len(positions) == 0:
-            return []
-        # A batch size beyond the end costs no more than what there is.
-        width = min(size, end)
-        # For B = 3, batches [4, 5]: items [[12, 13, 14], [15, 16, 17]].
-        items = (positions[:, None] * size + np.arange(width)).reshape(-1)
-        if items.max() < end:
-            return list(self._sampler.gather(epoch, items).reshape(-1, width))
-        # The short batch is among them, anywhere: positions come in any order.
-        records = self._sampler.gather(epoch, items[items < end])
-        stops = np.cumsum(np.minimum(size, end - positions * size))
-        return np.split(records, stops[:-1])
+    Args:
+        batch_sampler: A finite sampler of batches.
+        seed: The trial's seed, any non-negative whole number.
 
-    def _num_batches(self, num_records: int) -> int:
-        full, rest = divmod(num_records, self._batch_size)
-        return full + (rest > 0 and not self._drop_last)
+    Raises:
+        TypeError: It is no sampler of batches.
+        ValueError: The sampler is endless or skips, or the seed is negative or no whole number.
+    """
+
+    def __init__(self, batch_sampler: AnyBatchSampler, seed: int) -> None:
+        self._shuffled: Shuffled[Batches] = Shuffled(batches_of(batch_sampler), seed)
+        super().__init__(self._shuffled)
+
+    def position_of(self, batch: int, epoch: int) -> int:
+        """Returns where in one pass a batch of the inner sampler comes.
+
+        Args:
+            batch: The batch's number in the inner sampler's pass.
+            epoch: The pass, from 0.
+
+        Raises:
+            ValueError: There is no such batch, or the pass is negative.
+        """
+        batch = whole_number("batch", batch, 0, len(self))
+        return int(self._shuffled.places_of(epoch, np.array([batch], dtype=np.int64))[0])
+
+
+class RepeatBatchSampler(RandomAccessBatchSampler):
+    """Another sampler's pass 0, then its pass 1, and so on without end.
+
+    No batch straddles passes: the last one of each pass may be short. ``len()`` is the length of
+    one pass.
+
+    Args:
+        batch_sampler: A finite sampler with at least one batch.
+
+    Raises:
+        TypeError: It is no sampler of batches.
+        ValueError: The sampler is empty or endless, or skips.
+    """
+
+    def __init__(self, batch_sampler: AnyBatchSampler) -> None:
+        super().__init__(Repeated(batches_of(batch_sampler)))
+
+
+class DistributedBatchSampler(RandomAccessBatchSampler):
+    """One worker's share of another sampler: batch k is the worker's when k % num_workers == rank.
+
+    Args:
+        batch_sampler: Any sampler of batches, finite or endless.
+        num_workers: Among how many workers the batches are dealt out.
+        rank: Which worker's share this is, from 0.
+
+    Raises:
+        TypeError: It is no sampler of batches.
+        ValueError: There is no worker, or the rank is not one of them.
+    """
+
+    def __init__(self, batch_sampler: AnyBatchSampler, num_workers: int, rank: int) -> None:
+        super().__init__(Dealt(batches_of(batch_sampler), num_workers, rank))
 
 
 class SkipBatchSampler(RandomAccessBatchSampler):
@@ -87,29 +157,9 @@ class SkipBatchSampler(RandomAccessBatchSampler):
         skip: How many batches to leave out. Any number costs the same.
 
     Raises:
-        TypeError: The sampler has no random access.
+        TypeError: It is no sampler of batches.
         ValueError: The skip is negative or no whole number.
     """
 
-    def __init__(self, batch_sampler: RandomAccessBatchSampler, skip: int) -> None:
-        require_batch_sampler(batch_sampler)
-        self._sampler = batch_sampler
-        self._skip = whole_number("skip", skip, 0)
-        self._items_per_block = batch_sampler._items_per_block
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    @property
-    def num_positions(self) -> int:
-        """What is left of the inner sampler's batches."""
-        return max(0, self._sampler.num_positions - self._skip)
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether the inner sampler is."""
-        return self._sampler.is_endless
-
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Returns the inner sampler's batches, ``skip`` further on."""
-        return self._sampler.gather(epoch, positions + self._skip)
+    def __init__(self, batch_sampler: AnyBatchSampler, skip: int) -> None:
+        super().__init__(Skipped(batches_of(batch_sampler), skip))

@@ -1,8 +1,11 @@
-"""A whole number from a user is checked in one way, with one form of message."""
+"""Whole numbers from a user are checked in one way, with one form of message."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
 def whole_number(name: str, value: object, minimum: int, below: int | None = None) -> int:
@@ -25,3 +28,33 @@ def whole_number(name: str, value: object, minimum: int, below: int | None = Non
             f"Give such a number for {name}."
         )
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """Returns a list of whole numbers of at least 0 as an array, or refuses it.
+
+    Args:
+        name: The argument's name, for the message.
+        values: A list, an array or a tensor on the CPU; it may be returned itself.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        ValueError: It is not a list of such numbers.
+    """
+    array = np.asarray(values)
+    if array.ndim == 1 and len(array) == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.max() >= 2**63:
+        raise ValueError(
+            f"{name} has the shape {array.shape} and the type {array.dtype}. Give one whole number "
+            f"of at least 0 and below 2**63 for each entry of {name}."
+        )
+    if array.min() < 0:
+        place = int(array.argmin())
+        raise ValueError(
+            f"{name}[{place}]={array[place]} is negative. Give whole numbers of at least 0 for "
+            f"{name}."
+        )
+    return array.astype(np.int64, copy=False)

@@ -1,24 +1,27 @@
-"""Samplers of records: count, shuffle, repeat and distribute are each one line of arithmetic.
-
-They compose outwards, Distributed(Repeat(ReproducibleShuffle(Sequential(N), seed)), P, r): a
-position of the outermost is translated inwards, step by step, into a record of [0, N).
-"""
+"""The samplers of records: each is the face of one sequence, with Determined's arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterable, Sequence, Sized
+from fractions import Fraction
+from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trialrun.samplers._checks import whole_number
-from trialrun.samplers._random_access import (
-    ENDLESS,
-    RandomAccessSampler,
-    require_finite,
-    require_sampler,
+from trialrun.samplers._adapting import AnySampler, records_of
+from trialrun.samplers._checks import whole_numbers
+from trialrun.samplers._foreign import is_iterable_sampler
+from trialrun.samplers._random_access import RandomAccessSampler
+from trialrun.samplers.sequences import (
+    Count,
+    Dealt,
+    IndexSequence,
+    Mixed,
+    Records,
+    Repeated,
+    Shuffled,
+    Skipped,
+    Subset,
+    Weighted,
 )
-from trialrun.samplers.permutation import permutation
 
 
 class SequentialSampler(RandomAccessSampler):
@@ -32,59 +35,112 @@ class SequentialSampler(RandomAccessSampler):
     """
 
     def __init__(self, length: int | Sized) -> None:
-        value = len(length) if isinstance(length, Sized) else length
-        self._length = whole_number("length", value, 0, ENDLESS + 1)
+        super().__init__(_count(length))
 
-    @property
-    def num_positions(self) -> int:
-        """N."""
-        return self._length
 
-    @property
-    def is_endless(self) -> bool:
-        """False."""
-        return False
+class SubsetSampler(RandomAccessSampler):
+    """The given records, in the given order, in every pass.
 
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the positions: record p is at position p."""
-        return positions
+    Args:
+        indices: The records, each at least 0: a list, an array or a tensor.
+
+    Raises:
+        ValueError: The indices are not of that kind.
+    """
+
+    def __init__(self, indices: Any) -> None:
+        super().__init__(Subset(indices))
+
+
+class WeightedSampler(RandomAccessSampler):
+    """Draws with replacement, each record in proportion to its weight.
+
+    Draw p of a run is a function of (weights, seed, p). Draws count on over the passes: under a
+    ``RepeatSampler``, draw i of pass e is draw e * num_samples + i.
+
+    Args:
+        weights: One for each record of the dataset, at least 0, in any unit.
+        num_samples: The draws of one pass.
+        seed: Any non-negative whole number.
+
+    Raises:
+        ValueError: A weight is negative or not finite, all are zero, or another argument is out of
+            range.
+    """
+
+    def __init__(self, weights: Any, num_samples: int, seed: int) -> None:
+        super().__init__(Weighted(weights, num_samples, seed))
+
+
+class MixtureSampler(RandomAccessSampler):
+    """Several datasets in given proportions, without end, for a ``ConcatDataset`` of them.
+
+    The datasets alternate by a fixed pattern, evenly spread, so that any window of one period has
+    the proportions exactly: with the proportions [3, 1] the pattern is 0, 0, 1, 0. Each dataset
+    goes through passes of its own: a small one is gone through more often, in a new order every
+    time where its sampler shuffles, and no other notices. Give each shuffle a seed of its own:
+    two datasets of one length would otherwise have one order.
+
+    ``len()`` is the sum of the samplers' lengths.
+
+    Args:
+        samplers: For each dataset a sampler of its records, or the dataset, or its length.
+        proportions: For each a share of at least 0: fractions or floats whose sum is 1, or whole
+            numbers, of which 3 and 1 mean three quarters and one quarter.
+        dataset_lengths: For each dataset its length; needed where the sampler does not know it, as
+            a ``SubsetSampler``.
+
+    Raises:
+        ValueError: The numbers of arguments differ, a proportion is negative, their sum is not 1,
+            the pattern would be longer than 2**20, or a dataset with a share is empty.
+        TypeError: One of the samplers is none.
+    """
+
+    def __init__(
+        self,
+        samplers: Sequence[AnySampler | Sized | int],
+        proportions: Iterable[float | Fraction],
+        dataset_lengths: Iterable[int] | None = None,
+    ) -> None:
+        components = [_component(sampler) for sampler in samplers]
+        super().__init__(Mixed(components, proportions, dataset_lengths))
 
 
 class ReproducibleShuffleSampler(RandomAccessSampler):
     """The items of another sampler in a random order, which is new in every pass.
 
-    The order of pass e is ``permutation(len(sampler), seed, e)``: a function, so that no earlier
-    pass has to be gone through. Alone, the sampler shows pass 0; under a ``RepeatSampler``, all.
+    The order of pass e is a function of (len(sampler), seed, e), so that no earlier pass has to be
+    gone through. Alone, the sampler shows pass 0; under a ``RepeatSampler``, all.
 
     Args:
         sampler: A finite sampler.
         seed: The trial's seed, any non-negative whole number.
 
     Raises:
-        TypeError: The sampler has no random access.
-        ValueError: The sampler is endless, or the seed is negative or no whole number.
+        TypeError: It is no sampler of records.
+        ValueError: The sampler is endless or skips, or the seed is negative or no whole number.
     """
 
-    def __init__(self, sampler: RandomAccessSampler, seed: int) -> None:
-        require_sampler(sampler)
-        require_finite("shuffled", sampler)
-        self._sampler = sampler
-        self._seed = whole_number("seed", seed, 0)
+    def __init__(self, sampler: AnySampler, seed: int) -> None:
+        super().__init__(Shuffled(records_of(sampler), seed))
 
-    @property
-    def num_positions(self) -> int:
-        """As many as the inner sampler has."""
-        return self._sampler.num_positions
+    def position_of(self, record: int, epoch: int) -> int:
+        """Returns the position of a record in one pass; the inverse of the shuffle.
 
-    @property
-    def is_endless(self) -> bool:
-        """False."""
-        return False
+        Raises:
+            ValueError: The record is not in the sampler, or the pass is negative.
+            TypeError: The sampler below has no inverse, because a record may come more than once.
+        """
+        return int(self.positions_of([record], epoch)[0])
 
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the items at the permuted positions of the inner sampler's pass."""
-        order = permutation(self.num_positions, self._seed, epoch)
-        return self._sampler.gather(epoch, order.apply(positions))
+    def positions_of(self, records: Any, epoch: int) -> Records:
+        """Returns the positions of several records in one pass, shape (n,).
+
+        Raises:
+            ValueError: A record is not in the sampler, or the pass is negative.
+            TypeError: The sampler below has no inverse, because a record may come more than once.
+        """
+        return self.sequence.positions_of(epoch, whole_numbers("records", records))
 
 
 class RepeatSampler(RandomAccessSampler):
@@ -96,47 +152,12 @@ class RepeatSampler(RandomAccessSampler):
         sampler: A finite sampler with at least one item.
 
     Raises:
-        TypeError: The sampler has no random access.
-        ValueError: The sampler is empty or endless.
+        TypeError: It is no sampler of records.
+        ValueError: The sampler is empty or endless, or skips.
     """
 
-    def __init__(self, sampler: RandomAccessSampler) -> None:
-        require_sampler(sampler)
-        require_finite("repeated", sampler)
-        if sampler.num_positions == 0:
-            raise ValueError(
-                f"A {type(sampler).__name__} of length 0 cannot be repeated: a pass needs at least "
-                "one record. Check the path or the split that the dataset reads, and that there "
-                "are no more workers than records."
-            )
-        self._sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    @property
-    def num_positions(self) -> int:
-        """2**62, where 64 bits end."""
-        return ENDLESS
-
-    @property
-    def is_endless(self) -> bool:
-        """True."""
-        return True
-
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the items, pass by pass: 10 records, position 12 is item 2 of pass 1."""
-        pass_length = self._sampler.num_positions
-        epochs = positions // pass_length
-        offsets = positions - epochs * pass_length
-        # Runs of one pass: epochs [0, 0, 1, 1, 1] have the bounds [0, 2, 5].
-        bounds = [0, *(np.flatnonzero(epochs[1:] != epochs[:-1]) + 1).tolist(), len(epochs)]
-        runs = [
-            self._sampler.gather(int(epochs[start]), offsets[start:stop])
-            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
-            if start < stop
-        ]
-        return runs[0] if len(runs) == 1 else np.concatenate([offsets[:0], *runs])
+    def __init__(self, sampler: AnySampler) -> None:
+        super().__init__(Repeated(records_of(sampler)))
 
 
 class DistributedSampler(RandomAccessSampler):
@@ -148,32 +169,38 @@ class DistributedSampler(RandomAccessSampler):
         rank: Which worker's share this is, from 0.
 
     Raises:
-        TypeError: The sampler has no random access.
+        TypeError: It is no sampler of records.
         ValueError: There is no worker, or the rank is not one of them.
     """
 
-    def __init__(self, sampler: RandomAccessSampler, num_workers: int, rank: int) -> None:
-        require_sampler(sampler)
-        self._sampler = sampler
-        self._num_workers = whole_number("num_workers", num_workers, 1)
-        self._rank = whole_number("rank", rank, 0, self._num_workers)
+    def __init__(self, sampler: AnySampler, num_workers: int, rank: int) -> None:
+        super().__init__(Dealt(records_of(sampler), num_workers, rank))
 
-    def __len__(self) -> int:
-        return self._share(len(self._sampler))
 
-    @property
-    def num_positions(self) -> int:
-        """This worker's share of the inner sampler's."""
-        return self._share(self._sampler.num_positions)
+class SkipSampler(RandomAccessSampler):
+    """Another sampler from a given item on, at the same cost for any number.
 
-    @property
-    def is_endless(self) -> bool:
-        """Whether the inner sampler is."""
-        return self._sampler.is_endless
+    ``len()`` is the inner sampler's: the skip is not subtracted. Iterating over a finite sampler
+    gives fewer items.
 
-    def gather(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the items at every ``num_workers``-th position; the others are never computed."""
-        return self._sampler.gather(epoch, positions * self._num_workers + self._rank)
+    Args:
+        sampler: Any sampler of records, finite or endless.
+        skip: How many items to leave out.
 
-    def _share(self, length: int) -> int:
-        return length // self._num_workers + (length % self._num_workers > self._rank)
+    Raises:
+        TypeError: It is no sampler of records.
+        ValueError: The skip is negative or no whole number.
+    """
+
+    def __init__(self, sampler: AnySampler, skip: int) -> None:
+        super().__init__(Skipped(records_of(sampler), skip))
+
+
+def _count(length: int | Sized) -> Count:
+    return Count(len(length) if isinstance(length, Sized) else length)
+
+
+def _component(sampler: AnySampler | Sized | int) -> IndexSequence[Records]:
+    if isinstance(sampler, int) or not is_iterable_sampler(sampler):
+        return _count(cast(Sized, sampler))
+    return records_of(sampler)

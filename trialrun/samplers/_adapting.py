@@ -1,0 +1,136 @@
+"""What may stand where a sampler is expected: ours, torch's, or anybody's."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import torch.utils.data
+from torch.utils.data import Sampler
+
+from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, is_iterable_sampler
+from trialrun.samplers._random_access import (
+    RandomAccess,
+    RandomAccessBatchSampler,
+    RandomAccessSampler,
+)
+from trialrun.samplers.sequences import Batched, Batches, Count, IndexSequence, Records
+
+logger = logging.getLogger(__name__)
+
+AnySampler: TypeAlias = Sampler[int] | Iterable[int]
+AnyBatchSampler: TypeAlias = Sampler[list[int]] | Iterable[list[int]]
+
+
+class ForeignSampler(RandomAccessSampler):
+    """A sampler of records from elsewhere, iterated over once in each pass.
+
+    To give one directly to another sampler does the same with seed 0, and a warning once.
+
+    Args:
+        sampler: Any object with ``__len__`` and ``__iter__``, which is deterministic but for the
+            generators of torch, numpy and ``random``.
+        seed: For what it draws in each pass.
+
+    Raises:
+        TypeError: It is no sampler, or one that needs no such help.
+        ValueError: The seed is negative or no whole number.
+    """
+
+    def __init__(self, sampler: AnySampler, seed: int = 0) -> None:
+        _require_foreign(sampler)
+        _require_sampler(sampler, "records", "SequentialSampler(len(dataset))")
+        super().__init__(ForeignRecords(sampler, seed))
+
+
+class ForeignBatchSampler(RandomAccessBatchSampler):
+    """A sampler of batches from elsewhere, iterated over once in each pass.
+
+    To give one directly to another sampler does the same with seed 0, and a warning once.
+
+    Args:
+        batch_sampler: Any object with ``__len__`` and ``__iter__``, as for ``ForeignSampler``.
+        seed: For what it draws in each pass.
+
+    Raises:
+        TypeError: It is no sampler, or one that needs no such help.
+        ValueError: The seed is negative or no whole number.
+    """
+
+    def __init__(self, batch_sampler: AnyBatchSampler, seed: int = 0) -> None:
+        _require_foreign(batch_sampler)
+        _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
+        super().__init__(ForeignBatches(batch_sampler, seed))
+
+
+def records_of(sampler: object) -> IndexSequence[Records]:
+    """Returns the sequence behind a sampler of records.
+
+    Raises:
+        TypeError: It is no such sampler.
+    """
+    if isinstance(sampler, RandomAccessSampler):
+        return sampler.sequence
+    _require_sampler(sampler, "records", "SequentialSampler(len(dataset))")
+    # A subclass may have its own order, which must then be asked for.
+    if type(sampler) is torch.utils.data.SequentialSampler:
+        return Count(len(sampler))
+    _warn_of_iteration(_name(sampler))
+    return ForeignRecords(sampler, seed=0)
+
+
+def batches_of(batch_sampler: object) -> IndexSequence[Batches]:
+    """Returns the sequence behind a sampler of batches.
+
+    Raises:
+        TypeError: It is no such sampler.
+    """
+    if isinstance(batch_sampler, RandomAccessBatchSampler):
+        return batch_sampler.sequence
+    _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
+    if type(batch_sampler) is torch.utils.data.BatchSampler:
+        records = records_of(batch_sampler.sampler)
+        return Batched(records, batch_sampler.batch_size, batch_sampler.drop_last)
+    _warn_of_iteration(_name(batch_sampler))
+    return ForeignBatches(batch_sampler, seed=0)
+
+
+def _require_sampler(sampler: object, noun: str, example: str) -> None:
+    if not is_iterable_sampler(sampler):
+        reason = "that has __iter__ and __len__ and whose items have no numbers"
+    elif isinstance(sampler, RandomAccess) or (
+        noun == "records" and isinstance(sampler, torch.utils.data.BatchSampler)
+    ):
+        # What is ours and of the right kind was taken before.
+        reason = f"but one of {'batches' if noun == 'records' else 'records'}"
+    else:
+        return
+    raise TypeError(
+        f"{_name(sampler)} is not a sampler of {noun}, {reason}. Give one, for example "
+        f"trialrun.samplers.{example}."
+    )
+
+
+def _require_foreign(sampler: object) -> None:
+    if isinstance(sampler, RandomAccess):
+        raise TypeError(
+            f"{_name(sampler)} answers for any window by itself. Give it as it is, without the "
+            "adapter for samplers from elsewhere."
+        )
+
+
+def _name(sampler: object) -> str:
+    return f"{type(sampler).__module__}.{type(sampler).__name__}"
+
+
+# Each slot builds a chain of its own over the same sampler: one warning is enough.
+@functools.cache
+def _warn_of_iteration(name: str) -> None:
+    logger.warning(
+        "%s is iterated over once in each pass: its cost and memory grow with the whole pass, and "
+        "it resumes exactly only if it is deterministic when seeded. "
+        "trialrun.samplers.ForeignSampler(sampler, seed) says that this is meant.",
+        name,
+    )

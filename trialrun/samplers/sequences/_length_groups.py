@@ -1,0 +1,96 @@
+"""Batches of records of like length, in an order that is still random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trialrun.samplers._checks import whole_number, whole_numbers
+from trialrun.samplers.addresses import Stream, random_words, root_key
+from trialrun.samplers.permutation import permutation
+from trialrun.samplers.sequences._sequence import Batches, BatchSequence, Records
+
+
+class LengthGrouped(BatchSequence):
+    """Every pass is shuffled, cut into pools, and sorted by length within each pool.
+
+    A pool is cut into batches, and these are put into a random order, so that batches of short and
+    of long records alternate. The N mod B records at the end of the shuffled pass are the short
+    last batch: they are any records, not the longest ones, also where they are left out.
+
+    A window costs as much as the pools that it touches. Memory: 8 bytes for each record's length.
+
+    Args:
+        lengths: Shape (N,), the length of each record, in any unit.
+        batch_size: B.
+        seed: The trial's seed, any non-negative whole number.
+        drop_last: Whether a short last batch is left out.
+        batches_per_pool: More of them make the lengths in a batch more alike, and the batches of a
+            pass less random.
+
+    Raises:
+        ValueError: A length is negative, or another argument is out of range.
+    """
+
+    stage = "LengthGrouped"
+
+    def __init__(
+        self,
+        lengths: Any,
+        batch_size: int,
+        seed: int,
+        *,
+        drop_last: bool = False,
+        batches_per_pool: int = 32,
+    ) -> None:
+        # A copy, because a user's array may change later.
+        self._lengths = whole_numbers("lengths", lengths).copy()
+        self._batch_size = whole_number("batch_size", batch_size, 1)
+        self._seed = whole_number("seed", seed, 0)
+        self._drop_last = drop_last
+        self._batches_per_pool = whole_number("batches_per_pool", batches_per_pool, 1)
+        self._key = root_key(seed, Stream.LENGTH_GROUPS)
+
+    @property
+    def length(self) -> int:
+        """The batches of one pass."""
+        full, rest = divmod(len(self._lengths), self._batch_size)
+        return full + (rest > 0 and not self._drop_last)
+
+    @property
+    def num_records(self) -> int:
+        """N."""
+        return len(self._lengths)
+
+    @property
+    def records_per_item(self) -> int:
+        """B."""
+        return self._batch_size
+
+    def gather(self, epoch: int, positions: Records) -> Batches:
+        """Returns the batches of those numbers: batch 70 is batch 6 of pool 2, of 32 each."""
+        pools = positions // self._batches_per_pool
+        batches = {pool: self._pool(epoch, pool) for pool in np.unique(pools).tolist()}
+        places = positions - pools * self._batches_per_pool
+        return [
+            batches[pool][place]
+            for pool, place in zip(pools.tolist(), places.tolist(), strict=True)
+        ]
+
+    def _pool(self, epoch: int, pool: int) -> Batches:
+        """Returns the batches of a pool; the last one ends with the short batch."""
+        size, num_records = self._batch_size, len(self._lengths)
+        num_full = num_records // size
+        start = pool * self._batches_per_pool
+        stop = min(start + self._batches_per_pool, num_full)
+        shuffled = permutation(num_records, self._seed, epoch)
+        full = self._sorted(shuffled.take(start * size, stop * size)).reshape(-1, size)
+        words = random_words(self._key, (0, epoch, pool, 0), -(-len(full) // 4)).reshape(-1)
+        batches = list(full[np.argsort(words[: len(full)], kind="stable")])
+        if stop - start < self._batches_per_pool:
+            batches.append(self._sorted(shuffled.take(num_full * size, num_records)))
+        return batches
+
+    def _sorted(self, records: Records) -> Records:
+        return records[np.argsort(self._lengths[records], kind="stable")]

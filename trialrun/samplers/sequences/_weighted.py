@@ -1,0 +1,83 @@
+"""Draws with replacement, each record as often as its weight says."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from trialrun.samplers._checks import whole_number
+from trialrun.samplers.addresses import Stream, root_key, scattered_words
+from trialrun.samplers.sequences._sequence import ENDLESS, Records, RecordSequence
+
+
+class Weighted(RecordSequence):
+    """Draw p of a run is a function of (weights, seed, p), whatever was drawn before.
+
+    Draws count on over the passes: draw i of pass e is draw e * num_samples + i of the run. A draw
+    is a search in the running sums of the weights, so it costs the logarithm of their number.
+
+    Args:
+        weights: Shape (N,), one for each record of the dataset, at least 0, in any unit.
+        num_samples: The draws of one pass.
+        seed: The trial's seed, any non-negative whole number.
+
+    Raises:
+        ValueError: A weight is negative or not finite, all are zero, their sum is infinite, or
+            another argument is out of range.
+    """
+
+    stage = "Weighted"
+
+    def __init__(self, weights: Any, num_samples: int, seed: int) -> None:
+        values = np.asarray(weights, dtype=np.float64)
+        _require_weights(values)
+        # Summed one after the other, so that the rounding is the same everywhere.
+        with np.errstate(over="ignore"):
+            self._sums = np.cumsum(values)
+        if not np.isfinite(self._sums[-1]):
+            raise ValueError(
+                "The sum of the weights is infinite. Divide all weights by one number."
+            )
+        self._num_samples = whole_number("num_samples", num_samples, 1, ENDLESS + 1)
+        self._key = root_key(seed, Stream.WEIGHTED)
+
+    @property
+    def length(self) -> int:
+        """``num_samples``."""
+        return self._num_samples
+
+    @property
+    def num_records(self) -> int:
+        """N."""
+        return len(self._sums)
+
+    def gather(self, epoch: int, positions: Records) -> Records:
+        """Returns the draws at those positions of a pass."""
+        # Far beyond any run, draws are counted modulo 2**64.
+        first = np.uint64(epoch * self._num_samples % 2**64)
+        words = scattered_words(self._key, (positions.view(np.uint64) + first).view(np.int64))
+        # 53 bits are what a double holds: fractions in [0, 1).
+        fractions = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        # Weights [2, 0, 1] have the sums [2, 2, 3]: 1.9 is record 0, 2.0 is record 2.
+        records = np.searchsorted(self._sums, fractions * self._sums[-1], side="right")
+        return cast(Records, records.astype(np.int64, copy=False))
+
+
+def _require_weights(weights: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    if weights.ndim != 1 or len(weights) == 0:
+        raise ValueError(
+            f"weights has the shape {weights.shape}. Give one weight for each record, in one "
+            "dimension."
+        )
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"weights[{wrong[0]}]={weights[wrong[0]]} is not a finite number of at least 0. Give "
+            "such a weight for each record."
+        )
+    if not weights.any():
+        raise ValueError(
+            f"All {len(weights)} weights are 0, so no record could be drawn. Give at least one "
+            "record a weight above 0."
+        )
