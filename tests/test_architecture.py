@@ -66,7 +66,7 @@ def test_the_walk_sees_imports_in_functions_but_none_for_types_alone() -> None:
     found = {(i.target, i.is_at_module_level) for i in imports_of("trialrun.cli.read")}
     assert ("trialrun.controller.bookkeeping", True) in found
     lazily = {i.target for i in imports_of("trialrun._trial") if not i.is_at_module_level}
-    assert "trialrun._data_loader" in lazily
+    assert "trialrun._batch_contents" in lazily
     assert "trialrun._context" not in {i.target for i in imports_of("trialrun._trial")}
 
 

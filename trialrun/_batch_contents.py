@@ -1,4 +1,4 @@
-"""What trialrun must know of a loaded batch: how many records it holds, and how it gets to a device.
+"""What must be known of a loaded batch: how many records it holds, how it gets to a device.
 
 A batch is whatever the collate function made: tensors and arrays with the records along their
 first dimension, in dictionaries, lists, tuples, named tuples and dataclasses, however deep.

@@ -175,4 +175,6 @@ class DataLoader:
 
 def _require_at_least(name: str, value: object, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InvalidDataLoaderError(f"{name}={value!r} is not a whole number of at least {minimum}.")
+        raise InvalidDataLoaderError(
+            f"{name}={value!r} is not a whole number of at least {minimum}."
+        )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trialrun.samplers._adapting import (
         ForeignBatchSampler,
         ForeignSampler,
+        as_batch_sampler,
+        as_sampler,
     )
     from trialrun.samplers._batch_samplers import (
         BatchSampler,
@@ -80,6 +82,8 @@ __all__ = [
     "Stream",
     "SubsetSampler",
     "WeightedSampler",
+    "as_batch_sampler",
+    "as_sampler",
 ]
 
 _HOMES = {
@@ -108,6 +112,8 @@ _HOMES = {
     "Stream": "addresses",
     "SubsetSampler": "_index_samplers",
     "WeightedSampler": "_index_samplers",
+    "as_batch_sampler": "_adapting",
+    "as_sampler": "_adapting",
 }
 
 

@@ -65,7 +65,37 @@ class ForeignBatchSampler(RandomAccessBatchSampler):
         super().__init__(ForeignBatches(batch_sampler, seed))
 
 
-def records_of(sampler: object) -> IndexSequence[Records]:
+def as_sampler(sampler: AnySampler, seed: int = 0) -> RandomAccessSampler:
+    """Returns a sampler of records as one of ours; one from elsewhere is iterated over.
+
+    Args:
+        sampler: Ours, torch's or anybody's.
+        seed: For what a sampler from elsewhere draws.
+
+    Raises:
+        TypeError: It is no such sampler.
+    """
+    if isinstance(sampler, RandomAccessSampler):
+        return sampler
+    return RandomAccessSampler(records_of(sampler, seed))
+
+
+def as_batch_sampler(batch_sampler: AnyBatchSampler, seed: int = 0) -> RandomAccessBatchSampler:
+    """Returns a sampler of batches as one of ours; one from elsewhere is iterated over.
+
+    Args:
+        batch_sampler: Ours, torch's or anybody's.
+        seed: For what a sampler from elsewhere draws.
+
+    Raises:
+        TypeError: It is no such sampler.
+    """
+    if isinstance(batch_sampler, RandomAccessBatchSampler):
+        return batch_sampler
+    return RandomAccessBatchSampler(batches_of(batch_sampler, seed))
+
+
+def records_of(sampler: object, seed: int = 0) -> IndexSequence[Records]:
     """Returns the sequence behind a sampler of records.
 
     Raises:
@@ -78,10 +108,10 @@ def records_of(sampler: object) -> IndexSequence[Records]:
     if type(sampler) is torch.utils.data.SequentialSampler:
         return Count(len(sampler))
     _warn_of_iteration(_name(sampler))
-    return ForeignRecords(sampler, seed=0)
+    return ForeignRecords(sampler, seed)
 
 
-def batches_of(batch_sampler: object) -> IndexSequence[Batches]:
+def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     """Returns the sequence behind a sampler of batches.
 
     Raises:
@@ -91,10 +121,10 @@ def batches_of(batch_sampler: object) -> IndexSequence[Batches]:
         return batch_sampler.sequence
     _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
     if type(batch_sampler) is torch.utils.data.BatchSampler:
-        records = records_of(batch_sampler.sampler)
+        records = records_of(batch_sampler.sampler, seed)
         return Batched(records, batch_sampler.batch_size, batch_sampler.drop_last)
     _warn_of_iteration(_name(batch_sampler))
-    return ForeignBatches(batch_sampler, seed=0)
+    return ForeignBatches(batch_sampler, seed)
 
 
 def _require_sampler(sampler: object, noun: str, example: str) -> None:

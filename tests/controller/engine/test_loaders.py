@@ -94,7 +94,11 @@ def test_an_epoch_is_rounded_up(length: int, batches: int) -> None:
     data = TrainingData(
         DataLoader(Numbers(length), batch_size=2), seed=5, num_slots=2, slots=range(2)
     )
-    assert (data.epoch_length, data.global_batch_size, data.num_records) == (batches, 4, length)
+    assert (data.epoch_length, data.global_batch_size, data.order.dataset_length) == (
+        batches,
+        4,
+        length,
+    )
 
 
 @pytest.mark.parametrize("collate", [None, collate_with_noise])

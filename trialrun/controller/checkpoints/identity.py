@@ -15,6 +15,8 @@ class RunIdentity:
     Args:
         seed: Of the trial.
         dataset_length: Records in the training data.
+        pass_length: Records in one pass over it, or batches where a batch sampler decides.
+        record_order: The sampler chain that orders them.
         global_batch_size: Records in a batch over all slots.
         num_slots: S.
         aggregation_frequency: Batches in an aggregation window.
@@ -27,6 +29,8 @@ class RunIdentity:
 
     seed: int
     dataset_length: int
+    pass_length: int
+    record_order: str
     global_batch_size: int
     num_slots: int
     aggregation_frequency: int
@@ -78,6 +82,8 @@ _MAY_DIFFER = {"device_type", "device_name", "intra_op_threads", "torch_version"
 _NAMES = {
     "seed": "the seed",
     "dataset_length": "the length of the training data",
+    "pass_length": "the length of a pass over the training data",
+    "record_order": "the order of the training data",
     "global_batch_size": "the global batch size",
     "num_slots": "the number of slots",
     "aggregation_frequency": "the aggregation frequency",

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from trialrun._context import TrialContext
 from trialrun._batch_contents import to_device
+from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import StepMode

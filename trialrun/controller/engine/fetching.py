@@ -177,6 +177,7 @@ class BatchFunction:
         self.may_draw = self._fetcher.may_draw or self._collate is not None
 
     def __call__(self, ids: RecordIds) -> Any:
+        """Fetches and collates."""
         if self._collate is None:
             return self._fetcher.batch(ids)
         return self._collate(self._fetcher.records(ids))

@@ -1,9 +1,8 @@
-"""Loads the records of (batch k, slot s), and nothing else decides which they are.
+"""Loads the records of (batch k, slot s), here or in worker processes.
 
-Training records go through the chain ReproducibleShuffle -> Repeat -> Distributed -> Batch ->
-SkipBatch for each slot; the skip is an addition, so batch 10,000 comes as fast as batch 0. What
-is drawn at random in ``__getitem__`` and ``collate_fn`` comes from the address (batch, slot),
-whichever process does the loading.
+Which records they are is decided in ``order``; batch 10,000 comes as fast as batch 0. What is drawn
+at random in ``__getitem__`` and ``collate_fn`` comes from the address (batch, slot), whichever
+process does the loading.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import Dataset, Sampler
 
-from trialrun import samplers
-from trialrun._data import DataLoader, MapDataset
+from trialrun._data_loader import DataLoader
+from trialrun.controller.engine.fetching import BatchFunction, RecordIds
+from trialrun.controller.engine.order import DataOrder
 from trialrun.controller.engine.randomness import Generators
 from trialrun.samplers.addresses import Stream
 
@@ -31,20 +31,20 @@ class BatchAddress(NamedTuple):
 
     batch: int
     slot: int
-    records: list[int]
+    records: RecordIds
 
 
 class _AddressedDataset(Dataset[Any]):
     """Loads the whole batch of an address; it is what loader workers execute."""
 
     def __init__(self, loader: DataLoader, seed: int, stream: Stream) -> None:
-        self._load = _batch_function(loader)
+        self._load = BatchFunction(loader)
         self._stream = stream
         # Loading computes on the CPU, also where training does not.
         self._generators = Generators(seed, torch.device("cpu"))
 
     def __getitem__(self, address: BatchAddress) -> Any:
-        if isinstance(self._load, _GatherTensors):  # which draws nothing, and adds nothing up
+        if not self._load.may_draw:  # and adds nothing up either
             return self._load(address.records)
         self._generators.enter(self._stream, address.batch, address.slot)
         # As torch's loader workers do: how sums are rounded must not depend on who loads.
@@ -56,50 +56,6 @@ class _AddressedDataset(Dataset[Any]):
             return self._load(address.records)
         finally:
             torch.set_num_threads(num_threads)
-
-
-class _LoadRecords:
-    """Record by record, then collated."""
-
-    def __init__(self, dataset: MapDataset, collate: Callable[[list[Any]], Any]) -> None:
-        self._dataset = dataset
-        self._collate = collate
-
-    def __call__(self, records: list[int]) -> Any:
-        dataset = self._dataset
-        return self._collate([dataset[record] for record in records])
-
-
-class _LoadTogether:
-    """All records of a batch in one call of ``__getitems__``, then collated."""
-
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self._dataset = dataset
-        self._collate = collate
-
-    def __call__(self, records: list[int]) -> Any:
-        return self._collate(self._dataset.__getitems__(records))
-
-
-class _GatherTensors:
-    """A tensor dataset: one gather for each tensor gives what collating its rows would."""
-
-    def __init__(self, dataset: TensorDataset) -> None:
-        self._tensors = dataset.tensors
-
-    def __call__(self, records: list[int]) -> list[torch.Tensor]:
-        index = torch.tensor(records)
-        return [tensor[index] for tensor in self._tensors]
-
-
-def _batch_function(loader: DataLoader) -> Callable[[list[int]], Any]:
-    # A subclass may have its own __getitem__, which must then be asked.
-    if type(loader.dataset) is TensorDataset and loader.collate_fn is None:
-        return _GatherTensors(loader.dataset)
-    collate = loader.collate_fn or default_collate
-    if hasattr(loader.dataset, "__getitems__"):
-        return _LoadTogether(loader.dataset, collate)
-    return _LoadRecords(loader.dataset, collate)
 
 
 class _Addresses(Sampler[BatchAddress]):
@@ -135,6 +91,7 @@ class _Batches:
                 collate_fn=_identity,
                 num_workers=loader.num_workers,
                 pin_memory=pin_memory,
+                pin_memory_device=loader.pin_memory_device,
                 timeout=loader.timeout,
                 worker_init_fn=_WorkerStart(loader.worker_init_fn),
                 # By name: the training process itself was started by another method.
@@ -179,44 +136,35 @@ class TrainingData:
         seed: The trial's seed.
         num_slots: S.
         slots: The slots of this process.
+
+    Raises:
+        InvalidDataLoaderError: Its samplers do not fit.
     """
 
+    order: DataOrder
+    """The order of the records."""
+
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
-        self.num_records = len(loader.dataset)
-        self.global_batch_size = loader.batch_size * num_slots
+        self.order = DataOrder.of(loader, seed)
+        self.global_batch_size = self.order.batch_size * num_slots
+        self.epoch_length = self.order.epoch_length(num_slots)
         self._loader = loader
         self._seed = seed
-        self._num_slots = num_slots
         self._slots = slots
-
-    @property
-    def epoch_length(self) -> int:
-        """Batches in an epoch: ceil(records / global batch size)."""
-        return -(-self.num_records // self.global_batch_size)
+        self._shares = [self.order.training(num_slots, slot) for slot in slots]
 
     def batches_from(self, first_batch: int) -> Iterator[Any]:
         """Iterates over (batch k, each slot of this process), for k from ``first_batch`` on."""
 
         def make_addresses() -> Iterator[BatchAddress]:
-            chains = [self._chain(slot, first_batch) for slot in self._slots]
-            block = max(1, _BLOCK_RECORDS // self._loader.batch_size)
-            for start in itertools.count(0, block):
-                blocks = [chain.take(start, start + block) for chain in chains]
-                for offset, rows in enumerate(zip(*blocks, strict=True)):
+            block = max(1, _BLOCK_RECORDS // self.order.batch_size)
+            for start in itertools.count(first_batch, block):
+                blocks = [share.take(start, start + block) for share in self._shares]
+                for batch, rows in enumerate(zip(*blocks, strict=True), start):
                     for slot, row in zip(self._slots, rows, strict=True):
-                        yield BatchAddress(first_batch + start + offset, slot, row.tolist())
+                        yield BatchAddress(batch, slot, row)
 
         return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
-
-    def _chain(self, slot: int, first_batch: int) -> samplers.SkipBatchSampler:
-        records: samplers.RandomAccessSampler = samplers.SequentialSampler(self.num_records)
-        if self._loader.shuffle:
-            records = samplers.ReproducibleShuffleSampler(records, self._seed)
-        share = samplers.DistributedSampler(
-            samplers.RepeatSampler(records), num_workers=self._num_slots, rank=slot
-        )
-        batches = samplers.BatchSampler(share, self._loader.batch_size)
-        return samplers.SkipBatchSampler(batches, first_batch)
 
 
 class ValidationData:
@@ -231,18 +179,16 @@ class ValidationData:
         seed: The trial's seed.
         num_slots: S.
         slots: The slots of this process.
+
+    Raises:
+        InvalidDataLoaderError: Its samplers do not fit.
     """
 
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
-        self.num_records = len(loader.dataset)
-        self.num_batches = -(-self.num_records // loader.batch_size)
+        batches = DataOrder.of(loader, seed).validation()
+        self.num_batches = num_batches = batches.length
         self._num_slots = num_slots
         self._slots = slots
-        records: samplers.RandomAccessSampler = samplers.SequentialSampler(self.num_records)
-        if loader.shuffle:
-            records = samplers.ReproducibleShuffleSampler(records, seed)
-        batches = samplers.BatchSampler(records, loader.batch_size)
-        num_batches = self.num_batches
 
         def make_addresses() -> Iterator[BatchAddress]:
             # It must not know of this object: in a circle of references, persistent workers would
@@ -250,8 +196,8 @@ class ValidationData:
             for start in range(0, num_batches, num_slots):
                 for batch in (start + slot for slot in slots):
                     if batch < num_batches:
-                        (rows,) = batches.take(batch, batch + 1)
-                        yield BatchAddress(batch, 0, rows.tolist())
+                        (row,) = batches.take(batch, batch + 1)
+                        yield BatchAddress(batch, 0, row)
 
         self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 

@@ -215,11 +215,11 @@ class TrialSession:
         return self._execution.batches_completed
 
     def _warn_of_small_dataset(self, data: TrainingData) -> None:
-        if data.num_records < data.global_batch_size:
+        if data.order.dataset_length < data.global_batch_size:
             logger.warning(
                 "The training data has %d records, fewer than the %d of one batch: each batch "
                 "holds records of several passes.",
-                data.num_records,
+                data.order.dataset_length,
                 data.global_batch_size,
             )
 
@@ -286,7 +286,9 @@ def _versions() -> dict[str, str]:
 def _make_identity(spec: TrialSpec, data: TrainingData, device: torch.device) -> RunIdentity:
     return RunIdentity(
         seed=spec.seed,
-        dataset_length=data.num_records,
+        dataset_length=data.order.dataset_length,
+        pass_length=data.order.pass_length,
+        record_order=data.order.stages,
         global_batch_size=data.global_batch_size,
         num_slots=spec.config.slots,
         aggregation_frequency=spec.config.aggregation_frequency,

@@ -63,6 +63,9 @@ class IndexSequence(ABC, Generic[WindowT]):
         """The chain that it is, from the bottom: ("Sequential", "Shuffle"), for example."""
         return (self.stage,)
 
+    def __str__(self) -> str:
+        return chain(self.stages)
+
     @property
     def num_records(self) -> int | None:
         """The length of the dataset whose records these are, or None where that is unknown."""

@@ -1,0 +1,170 @@
+"""Which records make batch k of slot s: the chain of samplers that a loader describes, for a slot.
+
+Training:    records -> Repeat -> Distributed -> Batch, or batches -> Repeat -> Distributed. To go
+             on at batch k is to take from k on: the skip is an addition.
+Validation:  the records or batches as they are, each once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from trialrun._data_loader import DataLoader
+from trialrun._errors import InvalidDataLoaderError
+from trialrun.samplers import (
+    BatchSampler,
+    DistributedBatchSampler,
+    DistributedSampler,
+    RandomAccessBatchSampler,
+    RandomAccessSampler,
+    RepeatBatchSampler,
+    RepeatSampler,
+    ReproducibleShuffleSampler,
+    SequentialSampler,
+    as_batch_sampler,
+    as_sampler,
+)
+from trialrun.samplers.sequences import Batches, IndexSequence
+
+# What the controller does itself, once for each slot and attempt.
+_OWN_STAGES = ("Distributed", "Skip")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOrder:
+    """The order of a loader's records, before it is shared out among slots.
+
+    Args:
+        dataset_length: N, the records of the dataset.
+        batch_size: Records in a slot's share of a batch; where a batch sampler decides, its most,
+            or the average where that is not known.
+        drop_last: Whether an epoch is rounded down to whole batches.
+        source: The records of a pass, or its batches where the user gave a batch sampler.
+    """
+
+    dataset_length: int
+    batch_size: int
+    drop_last: bool
+    source: RandomAccessSampler | RandomAccessBatchSampler
+
+    @classmethod
+    def of(cls, loader: DataLoader, seed: int) -> DataOrder:
+        """Reads a loader.
+
+        Args:
+            loader: The user's description.
+            seed: The trial's seed.
+
+        Raises:
+            InvalidDataLoaderError: A sampler is none, or does not fit.
+        """
+        dataset_length = len(loader.dataset)
+        source: RandomAccessSampler | RandomAccessBatchSampler
+        with _as_loader_errors():
+            if loader.batch_sampler is not None:
+                source = as_batch_sampler(loader.batch_sampler, seed)
+            elif loader.sampler is not None:
+                source = as_sampler(loader.sampler, seed)
+            else:
+                source = SequentialSampler(dataset_length)
+                if loader.shuffle:
+                    source = ReproducibleShuffleSampler(source, seed)
+        if len(source) == 0:
+            raise InvalidDataLoaderError(
+                f"The sampler {source.sequence} gives nothing in a pass. Check what it selects."
+            )
+        num_records = source.sequence.num_records
+        if num_records is not None and num_records > dataset_length:
+            raise InvalidDataLoaderError(
+                f"The sampler {source.sequence} is over {num_records} records, and "
+                f"the dataset has {dataset_length}. Make it of the dataset that the loader has."
+            )
+        batch_size = loader.batch_size
+        if isinstance(source, RandomAccessBatchSampler):
+            batch_size = source.sequence.records_per_item
+            if batch_size == 1:  # also where it is not known
+                batch_size = max(1, round(dataset_length / len(source)))
+        return cls(
+            dataset_length=dataset_length,
+            batch_size=batch_size,
+            drop_last=loader.drop_last,
+            source=source,
+        )
+
+    @property
+    def stages(self) -> str:
+        """The chain in words: "Sequential -> Shuffle"."""
+        return str(self.source.sequence)
+
+    @property
+    def pass_length(self) -> int:
+        """Records in one pass, or batches where the user gave a batch sampler."""
+        return len(self.source)
+
+    def epoch_length(self, num_slots: int) -> int:
+        """Returns the global batches in an epoch, which is one pass in whole batches.
+
+        Raises:
+            InvalidDataLoaderError: ``drop_last`` leaves none.
+        """
+        per_batch = num_slots
+        if isinstance(self.source, RandomAccessSampler):
+            per_batch *= self.batch_size
+        full, rest = divmod(self.pass_length, per_batch)
+        if self.drop_last and full == 0:
+            raise InvalidDataLoaderError(
+                f"drop_last=True leaves no batch in an epoch: a pass has {self.pass_length} "
+                f"records, fewer than the {per_batch} of one batch over {num_slots} slots. Choose "
+                "a smaller batch size, or drop_last=False."
+            )
+        return full if self.drop_last else full + (rest > 0)
+
+    def training(self, num_slots: int, slot: int) -> IndexSequence[Batches]:
+        """Returns the endless sequence of one slot's shares, from batch 0.
+
+        Raises:
+            InvalidDataLoaderError: The user's chain shares out or skips already.
+        """
+        for stage in _OWN_STAGES:
+            if stage in self.source.sequence.stages:
+                raise InvalidDataLoaderError(
+                    f"The sampler is the chain {self.stages}. trialrun itself repeats it, "
+                    "distributes it over the slots and skips what was trained on; give the chain "
+                    "only up to there, such as ReproducibleShuffleSampler(...)."
+                )
+        with _as_loader_errors():
+            if isinstance(self.source, RandomAccessBatchSampler):
+                batches = self.source
+                if not batches.is_endless:
+                    batches = RepeatBatchSampler(batches)
+                return DistributedBatchSampler(batches, num_slots, slot).sequence
+            records = self.source
+            if not records.is_endless:
+                records = RepeatSampler(records)
+            share = DistributedSampler(records, num_slots, slot)
+            return BatchSampler(share, self.batch_size).sequence
+
+    def validation(self) -> IndexSequence[Batches]:
+        """Returns the finite sequence of all batches.
+
+        Raises:
+            InvalidDataLoaderError: The sampler has no end.
+        """
+        if self.source.is_endless:
+            raise InvalidDataLoaderError(
+                f"The sampler {self.stages} of the validation data has no end. Give a finite one."
+            )
+        if isinstance(self.source, RandomAccessBatchSampler):
+            return self.source.sequence
+        return BatchSampler(self.source, self.batch_size, self.drop_last).sequence
+
+
+@contextlib.contextmanager
+def _as_loader_errors() -> Iterator[None]:
+    """Says of a sampler's complaint that it is the user's loader which is wrong."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidDataLoaderError(f"The DataLoader's sampler does not fit: {error}") from error
