@@ -28,6 +28,13 @@ class CheckpointPolicy(enum.Enum):
     """None: checkpoints come from ``checkpoint_period``, stops and the end alone."""
 
 
+class Advice(enum.Enum):
+    """What trialrun says once to make a run faster; none of it changes the result."""
+
+    DATA_WAIT = "data-wait"
+    """Training waits for data."""
+
+
 def _read_unit(value: object) -> object:
     if isinstance(value, Batch | Epoch | Time):
         return value
@@ -107,6 +114,8 @@ class ExperimentConfig(_Section):
     """Batches whose gradients make one optimizer step."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    silence: list[Advice] = []
+    """Advice that is not wanted, by its id."""
 
     @pydantic.field_validator("hyperparameters")
     @classmethod

@@ -143,9 +143,12 @@ class TrainingData:
 
     order: DataOrder
     """The order of the records."""
+    num_workers: int
+    """Loader processes; 0 loads in this one."""
 
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
         self.order = DataOrder.of(loader, seed)
+        self.num_workers = loader.num_workers
         self.global_batch_size = self.order.batch_size * num_slots
         self.epoch_length = self.order.epoch_length(num_slots)
         self._loader = loader

@@ -21,8 +21,10 @@ from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
-from trialrun.controller.config import ExperimentConfig
+from trialrun.controller.config import Advice, ExperimentConfig
+from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
@@ -158,6 +160,13 @@ class TrialSession:
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
             self._warn_of_small_dataset(data)
+        data_wait = DataWait(
+            num_workers=data.num_workers,
+            num_cores=max(1, num_cores() // collectives.size),
+            slots_each=len(slots),
+            # One process speaks for all: their loaders are alike.
+            is_silent=Advice.DATA_WAIT in config.silence or not collectives.is_chief,
+        )
         agreement = Agreement(
             collectives,
             BoundaryWishes(stop_request, stopwatch if collectives.is_chief else None),
@@ -167,7 +176,7 @@ class TrialSession:
             config=config,
             plan=self.plan,
             execution=self._execution,
-            batches=data.batches_from(self.first_batch),
+            batches=data_wait.measured(data.batches_from(self.first_batch)),
             window=window,
             reporter=Reporter(
                 execution=self._execution,

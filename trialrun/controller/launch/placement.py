@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from trialrun._errors import ConfigurationError
 from trialrun.controller.config import ExperimentConfig, not_divisible
-
-
-def num_cores() -> int:
-    """Returns the cores on which this process may run."""
-    return len(os.sched_getaffinity(0))
+from trialrun.controller.cores import num_cores
 
 
 def num_threads(config: ExperimentConfig) -> int:

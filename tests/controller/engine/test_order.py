@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import pytest
+import torch.utils.data
+
+from trialrun import DataLoader, InvalidDataLoaderError, samplers
+from trialrun.controller.engine.loaders import TrainingData, ValidationData
+from trialrun.controller.engine.order import DataOrder
+
+SEED = 5
+
+
+def batches(
+    loader: DataLoader, count: int, *, first: int = 0, num_slots: int = 1
+) -> list[list[int]]:
+    """Returns the records of ``count`` global batches: the slots' shares, one after the other."""
+    data = TrainingData(loader, seed=SEED, num_slots=num_slots, slots=range(num_slots))
+    shares = itertools.islice(data.batches_from(first), count * num_slots)
+    return [share.tolist() for share in shares]
+
+
+def message(call: Any, *arguments: Any, **keywords: Any) -> str:
+    with pytest.raises(InvalidDataLoaderError) as caught:
+        call(*arguments, **keywords)
+    return str(caught.value)
+
+
+def train(loader: DataLoader, num_slots: int = 1) -> TrainingData:
+    return TrainingData(loader, seed=SEED, num_slots=num_slots, slots=range(num_slots))
+
+
+# Samplers of records.
+
+
+def test_a_sampler_is_repeated_and_shared_out() -> None:
+    subset = samplers.SubsetSampler([7, 1, 5])
+    loader = DataLoader(range(10), batch_size=2, sampler=subset)
+    assert batches(loader, 3, num_slots=2) == [[7, 5], [1, 7], [1, 7], [5, 1], [5, 1], [7, 5]]
+    data = train(loader, num_slots=2)
+    assert (data.order.dataset_length, data.order.pass_length, data.epoch_length) == (10, 3, 1)
+    assert data.order.stages == "Subset"
+
+
+def test_a_shuffling_sampler_orders_as_shuffle_does() -> None:
+    order = samplers.ReproducibleShuffleSampler(samplers.SequentialSampler(10), SEED)
+    given = DataLoader(range(10), batch_size=3, sampler=order)
+    assert batches(given, 9) == batches(DataLoader(range(10), 3, shuffle=True), 9)
+
+
+def test_a_repeated_sampler_is_not_repeated_again() -> None:
+    records = samplers.SequentialSampler(5)
+    loader = DataLoader(range(5), batch_size=2, sampler=samplers.RepeatSampler(records))
+    assert batches(loader, 3) == [[0, 1], [2, 3], [4, 0]]
+    assert train(loader).epoch_length == 3
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 9])
+def test_torchs_own_sampler_resumes_at_any_batch(
+    first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def loader() -> DataLoader:
+        weights = [1.0, 2.0, 3.0, 4.0, 5.0]
+        drawn = torch.utils.data.WeightedRandomSampler(weights, num_samples=7)
+        return DataLoader(range(5), batch_size=2, sampler=drawn)
+
+    straight = batches(loader(), 12)
+    assert batches(loader(), 12 - first, first=first) == straight[first:]
+    assert straight[:4] != straight[4:8]
+    assert len({record for batch in straight for record in batch}) > 2
+
+
+def test_what_torchs_sampler_draws_follows_the_trials_seed() -> None:
+    def first_pass(seed: int) -> list[int]:
+        sampler = torch.utils.data.RandomSampler(range(30))
+        order = DataOrder.of(DataLoader(range(30), 30, sampler=sampler), seed)
+        (records,) = order.training(1, 0).take(0, 1)
+        assert sorted(records.tolist()) == list(range(30))
+        return records.tolist()
+
+    assert first_pass(1) == first_pass(1)
+    assert first_pass(1) != first_pass(2)
+
+
+# Samplers of batches.
+
+
+def test_a_batch_sampler_deals_out_whole_batches() -> None:
+    by_length = samplers.LengthGroupedBatchSampler([5, 1, 4, 2, 3, 9], 2, SEED)
+    loader = DataLoader(range(6), batch_sampler=by_length)
+    expected = [batch.tolist() for batch in by_length.take(0, 3)]
+    dealt = batches(loader, 2, num_slots=2)
+    assert dealt[:3] == expected
+    assert train(loader, num_slots=2).epoch_length == 2  # 3 batches over 2 slots
+    assert train(loader).global_batch_size == 2
+
+
+def test_torchs_batch_sampler_goes_on_in_the_next_pass() -> None:
+    inner = torch.utils.data.SequentialSampler(range(5))
+    loader = DataLoader(range(5), batch_sampler=torch.utils.data.BatchSampler(inner, 2, False))
+    assert batches(loader, 5) == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
+    assert batches(loader, 2, first=2) == [[4], [0, 1]]
+
+
+class Halves(torch.utils.data.Sampler[list[int]]):
+    """Somebody's own: two batches of different sizes."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Any:
+        yield from ([0, 1, 2], [3])
+
+
+def test_somebodys_batch_sampler_counts_with_its_average(caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        data = train(DataLoader(range(6), batch_sampler=Halves()), num_slots=2)
+    assert data.global_batch_size == 6
+    assert data.epoch_length == 1
+    shares = itertools.islice(data.batches_from(0), 4)
+    assert [share.tolist() for share in shares] == [[0, 1, 2], [3], [0, 1, 2], [3]]
+
+
+# Whole batches only.
+
+
+@pytest.mark.parametrize(
+    ("length", "drop_last", "epoch_length"),
+    [(10, False, 3), (10, True, 2), (8, True, 2), (11, True, 2), (12, True, 3)],
+)
+def test_drop_last_rounds_the_epoch_down_and_loses_nothing(
+    length: int, drop_last: bool, epoch_length: int
+) -> None:
+    loader = DataLoader(range(length), batch_size=2, drop_last=drop_last)
+    assert train(loader, num_slots=2).epoch_length == epoch_length
+    stream = sorted(record for share in batches(loader, 3, num_slots=2) for record in share)
+    assert stream == sorted(position % length for position in range(12))
+
+
+def test_drop_last_leaves_the_short_batch_of_a_validation_out() -> None:
+    loader = DataLoader(range(10), batch_size=4, drop_last=True)
+    data = ValidationData(loader, seed=SEED, num_slots=1, slots=range(1))
+    assert [batch.tolist() for ((_, _, batch),) in data.rounds()] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_drop_last_that_leaves_nothing_is_refused() -> None:
+    loader = DataLoader(range(3), batch_size=2, drop_last=True)
+    assert train(loader).epoch_length == 1
+    assert message(train, loader, num_slots=2) == (
+        "drop_last=True leaves no batch in an epoch: a pass has 3 records, fewer than the 4 of one "
+        "batch over 2 slots. Choose a smaller batch size, or drop_last=False."
+    )
+
+
+# What does not fit.
+
+
+def test_a_chain_that_shares_out_or_skips_is_refused() -> None:
+    records = samplers.SequentialSampler(8)
+    for sampler, stages in (
+        (samplers.DistributedSampler(records, 2, 0), "Sequential -> Distributed"),
+        (samplers.SkipSampler(records, 1), "Sequential -> Skip"),
+    ):
+        assert message(train, DataLoader(range(8), sampler=sampler)) == (
+            f"The sampler is the chain {stages}. trialrun itself repeats it, distributes it over "
+            "the slots and skips what was trained on; give the chain only up to there, such as "
+            "ReproducibleShuffleSampler(...)."
+        )
+
+
+def test_a_sampler_of_another_dataset_is_refused() -> None:
+    loader = DataLoader(range(8), sampler=samplers.SequentialSampler(9))
+    assert message(train, loader) == (
+        "The sampler Sequential is over 9 records, and the dataset has 8. Make it of the dataset "
+        "that the loader has."
+    )
+
+
+def test_an_empty_sampler_is_refused() -> None:
+    assert message(train, DataLoader(range(8), sampler=samplers.SubsetSampler([]))) == (
+        "The sampler Subset gives nothing in a pass. Check what it selects."
+    )
+
+
+def test_records_in_place_of_batches_are_refused() -> None:
+    loader = DataLoader(range(8), batch_sampler=samplers.SequentialSampler(8))
+    assert message(train, loader).startswith("The DataLoader's sampler does not fit: ")
+
+
+def test_an_endless_sampler_is_no_validation_data() -> None:
+    endless = samplers.RepeatSampler(samplers.SequentialSampler(8))
+    with pytest.raises(InvalidDataLoaderError) as caught:
+        ValidationData(
+            DataLoader(range(8), sampler=endless), seed=SEED, num_slots=1, slots=range(1)
+        )
+    assert str(caught.value) == (
+        "The sampler Sequential -> Repeat of the validation data has no end. Give a finite one."
+    )
