@@ -133,9 +133,10 @@ def test_checkpoint_verify(place: Workplace) -> None:
     }
 
 
+GROUPS = {"checkpoint": ("list", "show", "verify"), "data": ("find", "show")}
 COMMANDS = [
-    *([name] for name in main.list_commands(None) if name != "checkpoint"),  # type: ignore[arg-type]
-    *(["checkpoint", name] for name in ("list", "show", "verify")),
+    *([name] for name in main.list_commands(None) if name not in GROUPS),  # type: ignore[arg-type]
+    *([group, name] for group, names in GROUPS.items() for name in names),
 ]
 
 

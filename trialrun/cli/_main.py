@@ -15,6 +15,7 @@ from trialrun._errors import TrialrunError
 
 _COMMANDS = {
     "checkpoint": "trialrun.cli.checkpoint:checkpoint",
+    "data": "trialrun.cli.data:data",
     "kill": "trialrun.cli.control:kill",
     "list": "trialrun.cli.read:list_command",
     "logs": "trialrun.cli.logs:logs",

@@ -86,6 +86,8 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
+    data_order: dict[str, Any]
+    """The facts that decide which records make a batch, for the records."""
     first_batch: int
     """Where it goes on: batches completed."""
 
@@ -144,6 +146,12 @@ class TrialSession:
         _require_wrapped(context)
         self.plan = _make_plan(config, data)
         self.identity = _make_identity(spec, data, device)
+        self.data_order = {
+            "dataset_length": data.order.dataset_length,
+            "batch_size": data.order.batch_size,
+            "record_order": data.order.stages,
+            "shuffle_version": ALGORITHM_VERSION,
+        }
         self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, collectives)

@@ -138,7 +138,7 @@ class _Process:
             try:
                 session = self._new_session(collectives, recorder, store)
                 recorder.plan(
-                    session.plan.to_json(),
+                    {**session.plan.to_json(), "data": session.data_order},
                     total_batches=session.plan.total_batches,
                     device=_describe_device(self._device),
                 )

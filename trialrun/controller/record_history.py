@@ -1,0 +1,144 @@
+"""Which records a batch holds, and which batches hold a record: from what is on record of the run.
+
+The order of the records is a function of a few numbers, so batches to come are known like those of
+the past. Nothing here loads the dataset, or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trialrun._errors import BookkeepingError
+from trialrun.controller.bookkeeping import (
+    CheckpointRow,
+    CheckpointState,
+    Database,
+    TrialRow,
+    attempts_of_trial,
+    checkpoints_of_trial,
+)
+from trialrun.controller.liveness import trial_of_experiment
+from trialrun.samplers.permutation import ALGORITHM_VERSION
+from trialrun.samplers.record_order import BatchRecords, RecordOrder, RecordUse
+
+_KNOWN_ORDERS = {"Sequential": False, "Sequential -> Shuffle": True}
+"""Chains that their names describe completely, and whether they shuffle."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordHistory:
+    """The training records of one trial, batch by batch, from the first to the last.
+
+    Args:
+        order: The order of the records.
+        epoch_length: Batches in an epoch.
+        batches_completed: The clock when it was written down last.
+        total_batches: The trial's length; None when that is a time.
+        checkpoints: The trial's checkpoints.
+    """
+
+    order: RecordOrder
+    epoch_length: int
+    batches_completed: int
+    total_batches: int | None
+    checkpoints: list[CheckpointRow]
+
+    @classmethod
+    def of_experiment(cls, database: Database, experiment_id: int) -> RecordHistory:
+        """Reads what is on record.
+
+        Raises:
+            BookkeepingError: There is no such experiment, it has not begun to train, or its order
+                is not one of trialrun's own.
+        """
+        experiment, trial = trial_of_experiment(database, experiment_id)
+        plan = _newest_plan(database, trial)
+        if plan is None:
+            raise BookkeepingError(
+                f"Experiment {experiment_id} has not begun to train, so the length of its data is "
+                "not on record. Submit or resume it first."
+            )
+        data = plan["data"]
+        is_shuffled = _KNOWN_ORDERS.get(data["record_order"])
+        if is_shuffled is None:
+            raise BookkeepingError(
+                f"Experiment {experiment_id} orders its records by samplers of its own "
+                f"({data['record_order']}), of which only the names are on record. Ask the sampler "
+                "itself: sampler.take(start, stop)."
+            )
+        if is_shuffled and data["shuffle_version"] != ALGORITHM_VERSION:
+            raise BookkeepingError(
+                f"Experiment {experiment_id} was shuffled by version {data['shuffle_version']} of "
+                f"the algorithm; this trialrun has version {ALGORITHM_VERSION}. Use the version "
+                "that trained it."
+            )
+        return cls(
+            order=RecordOrder(
+                num_records=data["dataset_length"],
+                seed=trial.seed,
+                num_slots=experiment.config["slots"],
+                batch_size=data["batch_size"],
+                is_shuffled=is_shuffled,
+            ),
+            epoch_length=plan["epoch_length"],
+            batches_completed=trial.batches_completed,
+            total_batches=trial.total_batches,
+            checkpoints=checkpoints_of_trial(database, trial.id),
+        )
+
+    def batch(self, batch: int, slot: int | None = None) -> dict[int, BatchRecords]:
+        """Returns the records of each slot, or of one, in a batch of the past or the future.
+
+        Raises:
+            BookkeepingError: The trial has no such batch or slot.
+        """
+        if self.total_batches is not None and batch >= self.total_batches:
+            raise BookkeepingError(
+                f"There is no batch {batch}: the trial has {self.total_batches}, counted from 0."
+            )
+        if slot is not None and slot >= self.order.num_slots:
+            raise BookkeepingError(
+                f"There is no slot {slot}: the trial has {self.order.num_slots}, counted from 0."
+            )
+        slots = range(self.order.num_slots) if slot is None else [slot]
+        return {number: self.order.records(batch, number) for number in slots}
+
+    def uses(self, record: int) -> list[RecordUse]:
+        """Returns every use of a record up to the trial's end, the first one first.
+
+        Where the trial's length is a time, uses to come are those of one more epoch.
+
+        Raises:
+            BookkeepingError: The data has no such record.
+        """
+        if record >= self.order.num_records:
+            raise BookkeepingError(
+                f"There is no record {record}: the training data has {self.order.num_records}, "
+                "counted from 0."
+            )
+        stop = self.total_batches
+        if stop is None:
+            stop = self.batches_completed + self.epoch_length
+        return list(self.order.uses(record, start_batch=0, stop_batch=stop))
+
+    def is_past(self, use: RecordUse) -> bool:
+        """Whether the batch is completed."""
+        return use.batch < self.batches_completed
+
+    def checkpoint_before(self, use: RecordUse) -> CheckpointRow | None:
+        """Returns the newest whole checkpoint that has learned nothing of this use or later ones.
+
+        A checkpoint at K batches has learned from the batches [0, K).
+        """
+        candidates = [
+            row
+            for row in self.checkpoints
+            if row.batches <= use.batch and row.state is CheckpointState.COMPLETED
+        ]
+        return max(candidates, key=lambda row: (row.batches, row.created_at), default=None)
+
+
+def _newest_plan(database: Database, trial: TrialRow) -> dict[str, Any] | None:
+    plans = [attempt.plan for attempt in attempts_of_trial(database, trial.id) if attempt.plan]
+    return plans[-1] if plans else None
