@@ -17,7 +17,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from trialrun._errors import InvalidTrialError, TrialrunError
+from trialrun._errors import TrialrunError
+from trialrun.controller.engine.meetings import unequal_steps
 
 T = TypeVar("T")
 
@@ -233,19 +234,7 @@ class FoldedSlots(Slots):
             by_label.setdefault(waits_for, []).append(slot)
         if list(by_label) == [label]:
             return
-        places = "; ".join(
-            f"{_slots(slots)} " + ("finished the batch" if place is None else f"called {place}")
-            for place, slots in by_label.items()
-        )
-        raise InvalidTrialError(
-            f"The slots of one batch took different steps: {places}. Every slot must call "
-            "step_optimizer equally often and in the same order; do not make it depend on a "
-            "slot's own records."
-        )
-
-
-def _slots(numbers: list[int]) -> str:
-    return ("slot " if len(numbers) == 1 else "slots ") + ", ".join(map(str, numbers))
+        raise unequal_steps(by_label)
 
 
 def make_slots(slots: range, local: SlotLocals, device: torch.device, num_threads: int) -> Slots:
