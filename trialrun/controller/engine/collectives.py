@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from trialrun._errors import TrialrunError
 from trialrun.controller import plain
+from trialrun.controller.engine.lines import Lines
 
 # torch 2.13 renamed it, and warns of the old name in every process.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -26,7 +28,10 @@ class PendingGather(abc.ABC):
 
     @abc.abstractmethod
     def result(self) -> list[list[int]]:
-        """Waits for the other processes and returns what each has sent, in rank order."""
+        """Waits for the other processes and returns what each has sent, in rank order.
+
+        It is asked for once, and in the order in which the gatherings were started.
+        """
 
 
 class Collectives(abc.ABC):
@@ -134,24 +139,22 @@ def _together() -> Iterator[None]:
     """Tells the loss of a peer from errors of the trial's own code."""
     try:
         yield
-    except RuntimeError as error:  # what torch.distributed raises, whatever the backend
+    except (RuntimeError, OSError) as error:  # torch.distributed's, whatever the backend; a line's
         raise PeerLostError(f"The connection to another process was lost: {error}") from error
 
 
-class _GroupGather(PendingGather):
-    # An all-gather and no all-reduce of the maximum, which takes gloo two to three times as long.
-    def __init__(self, values: Sequence[int], group: dist.ProcessGroup, size: int) -> None:
-        self._sent = torch.tensor(values, dtype=torch.int64)
-        self._rows = torch.empty(size * len(values), dtype=torch.int64)
-        self._size = size
-        self._work = _all_gather_flat(self._rows, self._sent, group=group, async_op=True)
+class _LinesGather(PendingGather):
+    def __init__(self, values: Sequence[int], rank: int, lines: Lines) -> None:
+        self._values = list(values)
+        self._rank = rank
+        self._lines = lines
+        lines.send(self._values)
 
     def result(self) -> list[list[int]]:
-        assert self._work is not None  # this process is a member of the group
         with _together():
-            self._work.wait()
-        rows: list[list[int]] = self._rows.view(self._size, -1).tolist()
-        return rows
+            rows = self._lines.receive(len(self._values))
+        rows[self._rank] = self._values
+        return [rows[rank] for rank in sorted(rows)]
 
 
 class ProcessGroup(Collectives):
@@ -166,9 +169,17 @@ class ProcessGroup(Collectives):
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._device = device
-        # Objects and flags have a group of their own on the CPU: so a flag that is under way never
-        # stands between two steps of a reduction, and reading one never waits for the GPU.
+        # Objects have a group of their own on the CPU, and small integers lines of their own: so
+        # one that is under way never stands between two steps of a reduction, and reading it never
+        # waits for the GPU.
         self._host_group = dist.new_group(backend="gloo")
+        with _together():
+            self._lines = Lines(
+                self.rank,
+                self.size,
+                name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
+                barrier=lambda: dist.barrier(group=self._host_group),
+            )
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""
@@ -214,9 +225,8 @@ class ProcessGroup(Collectives):
                 offset += tensor.numel()
 
     def start_gather(self, values: Sequence[int]) -> PendingGather:
-        """Starts an all-gather on the host's group."""
-        with _together():
-            return _GroupGather(values, self._host_group, self.size)
+        """Sends the integers over lines of their own."""
+        return _LinesGather(values, self.rank, self._lines)
 
     def all_to_all(
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]

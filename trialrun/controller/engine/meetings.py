@@ -2,8 +2,8 @@
 
 One that takes a step while another has finished the batch would wait for it in a collective for
 ever, or add up what does not belong together. So each announces its place: the optimizer that it
-steps, or the end of the batch. All announcements are messages of one size on the host's group, in
-one order; so those of processes that do different things meet, are compared, and are named.
+steps, or the end of the batch. All announcements are messages of one kind, in one order; so those
+of processes that do different things meet, are compared, and are named.
 """
 
 from __future__ import annotations
