@@ -92,7 +92,7 @@ class SingleSlot(Slots):
             return [task(self._slot)]
         except TrialrunError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SlotError(self._slot) from error
 
     def meet(self, label: str, action: Callable[[], None]) -> None:
@@ -202,10 +202,10 @@ class FoldedSlots(Slots):
             return
         except TrialrunError as error:
             self._failure = error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failure = SlotError(slot)
             self._failure.__cause__ = error
-        except BaseException as error:  # such as SystemExit: as with one slot, it goes on as it is
+        except BaseException as error:  # such as KeyboardInterrupt: as with one slot, it goes on
             self._failure = error
         if self._failure is not None:
             self._abandon_others(index)
