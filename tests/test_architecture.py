@@ -119,8 +119,10 @@ def test_the_environment_is_read_in_one_place() -> None:
                 names = {alias.name for alias in node.names}
                 assert not names & {"environ", "getenv"}, f"{name} imports it by name"
     assert readers.pop("trialrun.controller.home") == set()
-    # Torch's agent hands a process its place in this way; Python its order of hashes.
+    # Torch's agent hands a process its place so, and is told which signals are not its own;
+    # Python its order of hashes.
     assert readers == {
+        "trialrun.controller.launch.agent": {"'TORCHELASTIC_SIGNALS_TO_HANDLE'"},
         "trialrun.controller.launch.worker": {"'RANK'", "'LOCAL_RANK'"},
         "trialrun.controller.launch.server": {"_HASH_SEED"},
     }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from trialrun.controller import plain
-from trialrun.controller.engine.collectives import Collectives, PendingMax
+from trialrun.controller.engine.collectives import Collectives, PendingGather
 
 T = TypeVar("T")
 
@@ -34,12 +34,12 @@ class _Exchange:
         self._barrier.abort()
 
 
-class _Known(PendingMax):
-    def __init__(self, values: list[int]) -> None:
-        self._values = values
+class _Known(PendingGather):
+    def __init__(self, rows: list[list[int]]) -> None:
+        self._rows = rows
 
-    def result(self) -> list[int]:
-        return self._values
+    def result(self) -> list[list[int]]:
+        return self._rows
 
 
 class ThreadCollectives(Collectives):
@@ -63,9 +63,8 @@ class ThreadCollectives(Collectives):
         for tensor, value in zip(tensors, chiefs, strict=True):
             tensor.detach().copy_(value)
 
-    def start_max(self, values: Sequence[int]) -> PendingMax:
-        rows = self._exchange(self.rank, list(values))
-        return _Known([max(column) for column in zip(*rows, strict=True)])
+    def start_gather(self, values: Sequence[int]) -> PendingGather:
+        return _Known(self._exchange(self.rank, list(values)))
 
     def all_to_all(
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]

@@ -227,9 +227,10 @@ def test_killed_process_fails_the_attempt_and_is_named(story: Story) -> None:
     result = story.attempts["process lost"]
     assert result.code == 1
     assert story.states["process lost"] is RunState.ERROR
-    # The supervisor may hear first of the other process, which missed this one.
-    how = "(was killed by SIGKILL|ended without a word)"
-    assert re.match(f"Experiment 1 failed: Process 1 {how}. Its output is in .", result.err)
+    lines = result.err.splitlines()
+    assert lines[0] == "Process 1 was killed by SIGKILL. The others are being ended."
+    how = "Process 1 was killed by SIGKILL. Its output is in "
+    assert lines[1].startswith(f"Experiment 1 failed: {how}")
     advice = r"When it is mended, go on from batch \d+ with: trialrun resume 1\n$"
     assert re.search(advice, result.err)
 

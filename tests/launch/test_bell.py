@@ -14,7 +14,7 @@ def report_what_is_heard(listener: BellListener, heard: Connection) -> None:
     heard.send("dead")
 
 
-def test_ring_is_heard_in_a_child_and_close_is_heard_as_the_end() -> None:
+def test_ring_is_heard_in_a_child_and_so_is_that_the_line_goes_dead() -> None:
     context = multiprocessing.get_context("forkserver")
     bell = Bell()
     ours, theirs = context.Pipe()
@@ -24,7 +24,10 @@ def test_ring_is_heard_in_a_child_and_close_is_heard_as_the_end() -> None:
     assert ours.recv() == "rang"
     bell.ring()
     assert ours.recv() == "rang"
-    bell.close()
+    bell.hang_up()
     assert ours.recv() == "dead"
     child.join()
     assert child.exitcode == 0
+    # There is nobody to hear it.
+    bell.ring()
+    bell.close()

@@ -72,7 +72,7 @@ def run_attempt(
 
     interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
     assignment = _assignment(database, prepared, folder, bell.listener)
-    result = supervise(assignment, interruptions)
+    result = supervise(assignment, interruptions, bell)
     bell.close()
     failure = result.failure
     finish_attempt(
@@ -124,7 +124,7 @@ def run_rehearsal(
         bell=bell.listener,
     )
     interruptions = Interruptions(on_stop=on_kill, on_kill=on_kill, on_tick=lambda: None)
-    result = supervise(assignment, interruptions)
+    result = supervise(assignment, interruptions, bell)
     bell.close()
     return result
 

@@ -55,9 +55,10 @@ class Contract:
         assert [tensor.float().sum().item() for tensor in tensors] == [0.0, 1.0, 0.0, 0.0, 0.0]
         collectives.broadcast_tensors([])
 
-        first = collectives.start_max([rank, -rank, 5])
-        second = collectives.start_max([1])
-        assert (first.result(), second.result()) == ([size - 1, 0, 5], [1])
+        first = collectives.start_gather([rank, -5])
+        second = collectives.start_gather([1])
+        assert first.result() == [[r, -5] for r in range(size)]
+        assert second.result() == [[1]] * size
 
         # Process r sends r + 1 elements to each other one.
         chunks = torch.arange(size).repeat_interleave(rank + 1) + 10.0 * rank

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -115,6 +116,14 @@ def test_an_exception_names_the_slot_and_the_next_batch_works(slots: Slots) -> N
         assert slots.run(lambda slot: slot) == list(slots.numbers)
 
 
+def test_an_exit_is_an_exception_of_its_slot(slots: Slots) -> None:
+    with pytest.raises(SlotError) as caught:
+        slots.run(lambda slot: sys.exit(3))
+    assert caught.value.slot == slots.numbers[0]
+    assert isinstance(caught.value.__cause__, SystemExit)
+    assert slots.run(lambda slot: slot) == list(slots.numbers)
+
+
 def test_an_exception_releases_the_slots_that_wait(slots: Slots) -> None:
     last = slots.numbers[-1]
     log: Log = []
@@ -159,8 +168,8 @@ def test_an_exception_of_the_action_is_the_last_slots(slots: Slots) -> None:
     assert slots.run(lambda slot: slot) == list(slots.numbers)
 
 
-@pytest.mark.parametrize("error", [InvalidTrialError("rule"), SystemExit(3), KeyboardInterrupt()])
-def test_errors_of_trialrun_and_exits_go_on_as_they_are(slots: Slots, error: Any) -> None:
+@pytest.mark.parametrize("error", [InvalidTrialError("rule"), KeyboardInterrupt()])
+def test_errors_of_trialrun_and_interrupts_go_on_as_they_are(slots: Slots, error: Any) -> None:
     def task(slot: int) -> None:
         raise error
 

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from thread_collectives import run_on_threads
 
-from trialrun import InvalidTrialError
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.collectives import Collectives, SingleProcess
+from trialrun.controller.engine.meetings import Meetings
 from trialrun.controller.engine.schedule import BoundaryWishes, Event
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 
@@ -24,10 +23,14 @@ class FixedWishes:
         return list(self.values)
 
 
+def meetings_of(process: Collectives, num_wishes: int) -> Meetings:
+    return Meetings(process, slots_each=1, steps=["step"], num_wishes=num_wishes)
+
+
 def test_what_one_process_wishes_all_agree_on() -> None:
     def agree(process: Any) -> list[int]:
         wishes = FixedWishes([int(process.rank == 2), 0, int(process.rank == 0)])
-        agreement = Agreement(process, wishes, lambda: 7)
+        agreement = Agreement(process, wishes, meetings_of(process, num_wishes=3))
         agreement.begin()
         # A wish that comes up after the beginning waits for the next time.
         wishes.values[1] = 1
@@ -41,7 +44,8 @@ def test_what_one_process_wishes_all_agree_on() -> None:
 
 def test_one_process_is_asked_at_the_end_of_the_batch_what_comes_from_outside() -> None:
     stop = StopRequest()
-    agreement = Agreement(SingleProcess(), BoundaryWishes(stop, None), lambda: 0)
+    process = SingleProcess()
+    agreement = Agreement(process, BoundaryWishes(stop, None), meetings_of(process, len(Event)))
     agreement.begin()
     stop.set_slot(0, True)
     # The trial's own wish waits for the next beginning, as on several processes.
@@ -52,19 +56,3 @@ def test_one_process_is_asked_at_the_end_of_the_batch_what_comes_from_outside() 
     agreement.begin()
     stop.set()
     assert agreement.settle()[Event.STOP] == 1
-
-
-def test_processes_that_have_stepped_unequally_are_told_so() -> None:
-    def disagree(process: Any) -> str:
-        agreement = Agreement(process, FixedWishes([0]), lambda: 3 - process.rank)
-        agreement.begin()
-        with pytest.raises(InvalidTrialError) as caught:
-            agreement.settle()
-        return str(caught.value)
-
-    expected = (
-        "One process has taken 2 optimizer steps and another 3. Every slot must call "
-        "step_optimizer equally often and in the same order; do not make it depend on a slot's own "
-        "records."
-    )
-    assert run_on_threads(2, disagree) == [expected] * 2

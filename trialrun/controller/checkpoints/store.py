@@ -66,10 +66,12 @@ class CheckpointStore:
         self._pending = self._executor.submit(self._write, contents, metrics)
 
     def wait(self) -> BaseException | None:
-        """Waits for the checkpoint that is being written; returns why the last one failed."""
+        """Waits for the checkpoint that is being written; returns why the last one failed.
+
+        Any thread may call it.
+        """
         if self._pending is not None:
             self._pending.result()
-            self._pending = None
         return self._last_failure
 
     def close(self) -> BaseException | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from trialrun._errors import TrialrunError
 from trialrun.controller import plain
+from trialrun.controller.engine.lines import Lines
 
 # torch 2.13 renamed it, and warns of the old name in every process.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -21,12 +23,15 @@ class PeerLostError(TrialrunError):
     """Another process of the attempt is gone, so that nothing can be done together any more."""
 
 
-class PendingMax(abc.ABC):
-    """A maximum over all processes that is under way while the caller goes on."""
+class PendingGather(abc.ABC):
+    """Integers of all processes that are under way while the caller goes on."""
 
     @abc.abstractmethod
-    def result(self) -> list[int]:
-        """Waits for the other processes and returns the element-wise maximum."""
+    def result(self) -> list[list[int]]:
+        """Waits for the other processes and returns what each has sent, in rank order.
+
+        It is asked for once, and in the order in which the gatherings were started.
+        """
 
 
 class Collectives(abc.ABC):
@@ -66,8 +71,8 @@ class Collectives(abc.ABC):
         """Overwrites the tensors of every process with the chief's."""
 
     @abc.abstractmethod
-    def start_max(self, values: Sequence[int]) -> PendingMax:
-        """Starts an element-wise maximum over all processes and returns at once."""
+    def start_gather(self, values: Sequence[int]) -> PendingGather:
+        """Starts to send integers, equally many from each, to all processes; returns at once."""
 
     @abc.abstractmethod
     def all_to_all(
@@ -89,12 +94,12 @@ class Collectives(abc.ABC):
         """Returns the one-dimensional chunks of all processes, of equal size, end to end."""
 
 
-class _SettledMax(PendingMax):
+class _OwnValues(PendingGather):
     def __init__(self, values: Sequence[int]) -> None:
         self._values = list(values)
 
-    def result(self) -> list[int]:
-        return self._values
+    def result(self) -> list[list[int]]:
+        return [self._values]
 
 
 class SingleProcess(Collectives):
@@ -114,9 +119,9 @@ class SingleProcess(Collectives):
     def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Does nothing: the tensors are the chief's."""
 
-    def start_max(self, values: Sequence[int]) -> PendingMax:
+    def start_gather(self, values: Sequence[int]) -> PendingGather:
         """Returns the values themselves."""
-        return _SettledMax(values)
+        return _OwnValues(values)
 
     def all_to_all(
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
@@ -134,21 +139,22 @@ def _together() -> Iterator[None]:
     """Tells the loss of a peer from errors of the trial's own code."""
     try:
         yield
-    except RuntimeError as error:  # what torch.distributed raises, whatever the backend
+    except (RuntimeError, OSError) as error:  # torch.distributed's, whatever the backend; a line's
         raise PeerLostError(f"The connection to another process was lost: {error}") from error
 
 
-class _GroupMax(PendingMax):
-    def __init__(self, values: Sequence[int], group: dist.ProcessGroup) -> None:
-        self._tensor = torch.tensor(values, dtype=torch.int64)
-        self._work = dist.all_reduce(self._tensor, op=dist.ReduceOp.MAX, group=group, async_op=True)
+class _LinesGather(PendingGather):
+    def __init__(self, values: Sequence[int], rank: int, lines: Lines) -> None:
+        self._values = list(values)
+        self._rank = rank
+        self._lines = lines
+        lines.send(self._values)
 
-    def result(self) -> list[int]:
-        assert self._work is not None  # this process is a member of the group
+    def result(self) -> list[list[int]]:
         with _together():
-            self._work.wait()
-        values: list[int] = self._tensor.tolist()
-        return values
+            rows = self._lines.receive(len(self._values))
+        rows[self._rank] = self._values
+        return [rows[rank] for rank in sorted(rows)]
 
 
 class ProcessGroup(Collectives):
@@ -163,9 +169,17 @@ class ProcessGroup(Collectives):
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._device = device
-        # Objects and flags have a group of their own on the CPU: so a flag that is under way never
-        # stands between two steps of a reduction, and reading one never waits for the GPU.
+        # Objects have a group of their own on the CPU, and small integers lines of their own: so
+        # one that is under way never stands between two steps of a reduction, and reading it never
+        # waits for the GPU.
         self._host_group = dist.new_group(backend="gloo")
+        with _together():
+            self._lines = Lines(
+                self.rank,
+                self.size,
+                name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
+                barrier=lambda: dist.barrier(group=self._host_group),
+            )
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""
@@ -210,10 +224,9 @@ class ProcessGroup(Collectives):
                 tensor.detach().copy_(piece.view(tensor.shape))
                 offset += tensor.numel()
 
-    def start_max(self, values: Sequence[int]) -> PendingMax:
-        """Starts an element-wise maximum on the host's group."""
-        with _together():
-            return _GroupMax(values, self._host_group)
+    def start_gather(self, values: Sequence[int]) -> PendingGather:
+        """Sends the integers over lines of their own."""
+        return _LinesGather(values, self.rank, self._lines)
 
     def all_to_all(
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]

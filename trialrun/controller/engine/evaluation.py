@@ -133,7 +133,7 @@ class Evaluator:
             return number, self._trial.get_batch_length(batch), scalars
         except TrialrunError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SlotError(slot) from error
 
     def _reduce(self, batches: list[EvaluatedBatch]) -> tuple[dict[str, float], int]:

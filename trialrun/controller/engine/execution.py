@@ -18,9 +18,15 @@ from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import StepMode
 from trialrun._trial import Trial
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.meetings import FINISHED, Meetings
 from trialrun.controller.engine.metrics import TrainingWindow, check_scalars
-from trialrun.controller.engine.optimization import OptimizerSteps, step_batch_schedulers
+from trialrun.controller.engine.optimization import (
+    OptimizerSteps,
+    step_batch_schedulers,
+    step_label,
+)
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slot_state import (
     FoldedSlotState,
     ModelBuffers,
@@ -51,6 +57,8 @@ class Execution(Engine):
 
     slots: Slots
     """The slots of this process."""
+    meetings: Meetings
+    """What the processes tell each other."""
     steps: list[OptimizerSteps]
     """How each wrapped optimizer steps."""
     buffers: ModelBuffers
@@ -108,6 +116,12 @@ class Execution(Engine):
             )
         )
         self.slots = make_slots(self.slot_numbers, self.slot_state, self._device, self._num_threads)
+        self.meetings = Meetings(
+            self._collectives,
+            slots_each=len(self.slot_numbers),
+            steps=[step_label(*numbered) for numbered in enumerate(context.optimizers)],
+            num_wishes=len(Event),
+        )
         self.steps = [
             OptimizerSteps(
                 index=index,
@@ -122,6 +136,7 @@ class Execution(Engine):
                 aggregation_frequency=self._aggregation_frequency,
                 slots=self.slots,
                 collectives=self._collectives,
+                meetings=self.meetings,
             )
             for index, optimizer in enumerate(context.optimizers)
         ]
@@ -152,7 +167,9 @@ class Execution(Engine):
         self.slot_state.begin_batch()
         self.slots.run(learn)
         self.slot_state.end_batch()
-        self.buffers.share(self._collectives)
+        if self.buffers.are_shared(self._collectives):
+            self.meet()
+            self.buffers.share(self._collectives)
         if self._window_is_complete:
             if batch_idx + 1 == self._aggregation_frequency:
                 self._warn_of_missing_steps()
@@ -172,9 +189,14 @@ class Execution(Engine):
                     type(self._context.optimizers[index]).__name__,
                 )
 
-    def num_steps(self) -> int:
-        """Returns the steps of all optimizers since the start of the trial."""
-        return sum(steps.num_steps for steps in self.steps)
+    def meet(self) -> None:
+        """Waits until every process has finished the batch, before they exchange anything else.
+
+        Raises:
+            InvalidTrialError: Another takes a step.
+        """
+        self.meetings.announce(FINISHED)
+        self.meetings.join()
 
     def close(self) -> None:
         """Ends the threads of the slots."""

@@ -113,6 +113,7 @@ class TrainingLoop:
             self._reporter.progress(completed)
             if any(self._agreed):
                 break
+        self._execution.meet()
         # A window is never cut short: a stop waits for its end, and is agreed on again there.
         if self._is_at_window_end:
             self._stop = bool(self._agreed[Event.STOP])

@@ -17,6 +17,7 @@ from trialrun._engine import ClipGrads
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.meetings import Meetings
 from trialrun.controller.engine.reduction import OrderedSum
 from trialrun.controller.engine.slots import Slots
 
@@ -70,17 +71,23 @@ def _dense(parameter: torch.nn.Parameter) -> torch.Tensor:
     return gradient
 
 
+def step_label(index: int, optimizer: torch.optim.Optimizer) -> str:
+    """Returns what a step of this optimizer is called in an error."""
+    return f"step_optimizer on optimizer {index} ({type(optimizer).__name__})"
+
+
 class OptimizerSteps:
     """Takes the steps of one optimizer.
 
     Args:
-        index: The optimizer's place among the wrapped ones.
+        index: The optimizer's number among the wrapped ones.
         optimizer: The user's optimizer.
         schedulers: Those that step after every ``frequency``-th of its steps.
         num_slots: S.
         aggregation_frequency: Batches in an aggregation window.
         slots: The slots of this process.
         collectives: The processes.
+        meetings: Where they tell each other which step they take.
     """
 
     num_steps: int
@@ -96,15 +103,18 @@ class OptimizerSteps:
         aggregation_frequency: int,
         slots: Slots,
         collectives: Collectives,
+        meetings: Meetings,
     ) -> None:
         self.num_steps = 0
-        self._label = f"step_optimizer on optimizer {index} ({type(optimizer).__name__})"
+        self._index = index
+        self._label = step_label(index, optimizer)
         self._optimizer = optimizer
         self._schedulers = schedulers
         self._num_slots = num_slots
         self._aggregation_frequency = aggregation_frequency
         self._slots = slots
         self._collectives = collectives
+        self._meetings = meetings
         self._is_stepping = False
         if num_slots > 1:
             optimizer.register_step_pre_hook(self._refuse_foreign_step)
@@ -136,11 +146,15 @@ class OptimizerSteps:
             self._finish(clip_grads, auto_zero_grads)
             return
         slot = self._slots.current
+        if slot == self._slots.numbers.start:
+            # Under way while gradients are copied, and while the process's other slots compute.
+            self._meetings.announce(self._index)
         groups = self._type_groups()
         for group in groups:
             group.deposit(slot)
 
         def act() -> None:
+            self._meetings.join()
             for group in groups:
                 group.assign_average(self._num_slots * self._aggregation_frequency)
             self._finish(clip_grads, auto_zero_grads)

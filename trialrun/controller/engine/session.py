@@ -178,7 +178,7 @@ class TrialSession:
         agreement = Agreement(
             collectives,
             BoundaryWishes(stop_request, stopwatch if collectives.is_chief else None),
-            self._execution.num_steps,
+            self._execution.meetings,
         )
         self._loop = TrainingLoop(
             config=config,

@@ -36,10 +36,13 @@ class ModelBuffers:
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield from self._by_place().values()
 
+    def are_shared(self, collectives: Collectives) -> bool:
+        """Returns whether there are any, and several processes that have them."""
+        return bool(self._modules) and collectives.size > 1
+
     def share(self, collectives: Collectives) -> None:
         """Gives the chief's buffers, which are slot 0's, to every process."""
-        if self._modules and collectives.size > 1:
-            collectives.broadcast_tensors(list(self))
+        collectives.broadcast_tensors(list(self))
 
     def copy(self) -> BufferValues:
         """Returns the values in memory of their own."""

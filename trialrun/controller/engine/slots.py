@@ -17,7 +17,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from trialrun._errors import InvalidTrialError, TrialrunError
+from trialrun._errors import TrialrunError
+from trialrun.controller.engine.meetings import unequal_steps
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class SingleSlot(Slots):
             return [task(self._slot)]
         except TrialrunError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SlotError(self._slot) from error
 
     def meet(self, label: str, action: Callable[[], None]) -> None:
@@ -201,10 +202,10 @@ class FoldedSlots(Slots):
             return
         except TrialrunError as error:
             self._failure = error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failure = SlotError(slot)
             self._failure.__cause__ = error
-        except BaseException as error:  # such as SystemExit: as with one slot, it goes on as it is
+        except BaseException as error:  # such as KeyboardInterrupt: as with one slot, it goes on
             self._failure = error
         if self._failure is not None:
             self._abandon_others(index)
@@ -233,19 +234,7 @@ class FoldedSlots(Slots):
             by_label.setdefault(waits_for, []).append(slot)
         if list(by_label) == [label]:
             return
-        places = "; ".join(
-            f"{_slots(slots)} " + ("finished the batch" if place is None else f"called {place}")
-            for place, slots in by_label.items()
-        )
-        raise InvalidTrialError(
-            f"The slots of one batch took different steps: {places}. Every slot must call "
-            "step_optimizer equally often and in the same order; do not make it depend on a "
-            "slot's own records."
-        )
-
-
-def _slots(numbers: list[int]) -> str:
-    return ("slot " if len(numbers) == 1 else "slots ") + ", ".join(map(str, numbers))
+        raise unequal_steps(by_label)
 
 
 def make_slots(slots: range, local: SlotLocals, device: torch.device, num_threads: int) -> Slots:

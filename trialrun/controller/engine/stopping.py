@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from trialrun._errors import InvalidTrialError
-from trialrun.controller.engine.collectives import Collectives, PendingMax
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.meetings import FINISHED, Meetings
 
 
 class StopRequest:
@@ -48,27 +47,26 @@ class Wishes(Protocol):
 class Agreement:
     """What one process wishes, all do: at the same batch, without a collective that blocks.
 
-    The wishes at the beginning of a batch ride on a maximum over all processes that is under way
-    while the batch is computed; at its end the result is there. With one process a wish from
+    The wishes at the beginning of a batch ride on an announcement that is under way while the batch
+    is computed; at its end the result is there. With one process a wish from
     outside is read at the end itself; the trial's own are read at the beginning for every P, so
     that P does not decide at which batch a trial stops itself.
 
     Args:
         collectives: The processes.
         wishes: This process's wishes.
-        num_steps: Called for the optimizer steps taken so far, which must be equal everywhere.
+        meetings: Where the processes announce what they do.
     """
 
     def __init__(
         self,
         collectives: Collectives,
         wishes: Wishes,
-        num_steps: Callable[[], int],
+        meetings: Meetings,
     ) -> None:
         self._collectives = collectives
         self._wishes = wishes
-        self._num_steps = num_steps
-        self._pending: PendingMax | None = None
+        self._meetings = meetings
         self._begun: list[int] = []
 
     def begin(self) -> None:
@@ -76,25 +74,16 @@ class Agreement:
         if self._collectives.size == 1:
             self._begun = self._wishes()
         else:
-            # The maximum of a number and of its negative tells whether it is the same everywhere.
-            steps = self._num_steps()
-            self._pending = self._collectives.start_max([*self._wishes(), steps, -steps])
+            self._meetings.announce(FINISHED, self._wishes())
 
     def settle(self) -> list[int]:
         """Returns what was agreed since ``begin``: the element-wise maximum of all wishes.
 
         Raises:
-            InvalidTrialError: The processes have taken different numbers of optimizer steps.
+            InvalidTrialError: Another process took another step than this one.
         """
-        if self._pending is None:
+        if self._collectives.size == 1:
             wishes = self._wishes.from_outside()
             return wishes if wishes == self._begun else list(map(max, self._begun, wishes))
-        pending, self._pending = self._pending, None
-        *agreed, most, least_negated = pending.result()
-        if most != -least_negated:
-            raise InvalidTrialError(
-                f"One process has taken {-least_negated} optimizer steps and another {most}. Every "
-                "slot must call step_optimizer equally often and in the same order; do not make it "
-                "depend on a slot's own records."
-            )
-        return agreed
+        self._meetings.join()
+        return self._meetings.agreed()

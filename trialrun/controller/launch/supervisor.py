@@ -9,16 +9,12 @@ import logging
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
+from trialrun.controller.launch.agent import Agent, ExitCodes
+from trialrun.controller.launch.bell import Bell
 from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
-from trialrun.controller.launch.server import START_METHOD
 from trialrun.controller.launch.worker import Assignment, train_process
 
 logger = logging.getLogger(__name__)
@@ -112,66 +108,66 @@ class Interruptions:
             logger.warning("Nothing more is shown: %s: %s", type(error).__name__, error)
 
 
-def supervise(assignment: Assignment, interruptions: Interruptions) -> AttemptResult:
+def supervise(assignment: Assignment, interruptions: Interruptions, bell: Bell) -> AttemptResult:
     """Starts the processes of an attempt under torch's elastic agent and waits for their end.
 
     Args:
         assignment: What every process gets.
         interruptions: What may stop them.
+        bell: It goes dead when a process is lost, as the others can do nothing without that.
     """
     with interruptions.watched():
-        return _launch(assignment)
+        return _launch(assignment, bell)
 
 
-def _launch(assignment: Assignment) -> AttemptResult:
+def _launch(assignment: Assignment, bell: Bell) -> AttemptResult:
     # The agent tells of every failure at length; what a user needs is in the failure files.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=assignment.num_processes,
-        run_id=str(uuid.uuid4()),
-        role="trialrun",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=_TICK_SECONDS,
-        start_method=START_METHOD,
-        logs_specs=DefaultLogsSpecs(log_dir=str(assignment.attempt_folder / "agent")),
-        # None: the handlers of ``Interruptions`` stay.
-        signals_to_handle="",
+
+    def on_loss(exit_codes: ExitCodes) -> None:
+        bell.hang_up()
+        silent = _silent(assignment, exit_codes)
+        if silent and assignment.num_processes > 1:
+            logger.warning("%s The others are being ended.", _how_it_ended(silent[0], exit_codes))
+
+    agent = Agent(
+        train_process,
+        assignment,
+        num_processes=assignment.num_processes,
+        log_folder=assignment.attempt_folder / "agent",
+        on_loss=on_loss,
     )
-    try:
-        outcomes = elastic_launch(config, train_process)(assignment)
-    except ChildFailedError as error:
-        return AttemptResult(end=AttemptEnd.FAILED, failure=_explain(assignment, error))
+    outcomes = agent.run_all()
+    if outcomes is None:
+        failure = _explain(assignment, agent.exit_codes)
+        return AttemptResult(end=AttemptEnd.FAILED, failure=failure)
     return AttemptResult(end=AttemptEnd[outcomes[0]])
 
 
-def _explain(assignment: Assignment, error: ChildFailedError) -> Failure:
+def _explain(assignment: Assignment, exit_codes: ExitCodes) -> Failure:
     failure = first_failure(assignment.attempt_folder)
     if failure is not None and failure.kind is not FailureKind.PEER_LOST:
         return failure
-    # Nobody has failed by itself: a process was killed, and could not say so. The agent tells how
-    # the first that it noticed has ended, which may be one that only missed the other.
-    codes = {rank: f.exitcode for rank, f in error.failures.items()}
-    silent = [
-        rank
-        for rank in range(assignment.num_processes)
-        if not failure_file(assignment.attempt_folder, rank).exists()
-    ]
-    rank = next((rank for rank in silent if rank in codes), (silent or [0])[0])
-    code = codes.get(rank)
-    if code is None:
-        how = "ended without a word"
-    elif code < 0:
-        how = f"was killed by {signal.Signals(-code).name}"
-    else:
-        how = f"ended with code {code}"
+    # Nobody has failed by itself: a process has ended, and could not say why. It is the first of
+    # those: the others have missed it, or were ended for its sake.
+    rank = (_silent(assignment, exit_codes) or list(exit_codes))[0]
+    how = _how_it_ended(rank, exit_codes)
     return Failure(
         kind=FailureKind.INTERNAL,
-        message=f"Process {rank} {how}. Its output is in {assignment.attempt_folder}.",
+        message=f"{how} Its output is in {assignment.attempt_folder}.",
         traceback=None,
         process=rank,
     )
+
+
+def _silent(assignment: Assignment, exit_codes: ExitCodes) -> list[int]:
+    """Returns the processes that have ended without a word."""
+    folder = assignment.attempt_folder
+    return [rank for rank in exit_codes if not failure_file(folder, rank).exists()]
+
+
+def _how_it_ended(rank: int, exit_codes: ExitCodes) -> str:
+    code = exit_codes[rank]
+    if code < 0:
+        return f"Process {rank} was killed by {signal.Signals(-code).name}."
+    return f"Process {rank} ended with exit code {code} before the trial was complete."

@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ from trialrun.controller.launch.lock import TrialLock
 logger = logging.getLogger(__name__)
 
 _COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
+_GRACE_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Assignment:
         attempt_folder: Where processes leave their output and failures.
         recording: Where the chief records; None for a rehearsal, which leaves no records.
         lock: Held as long as any process lives; None for a rehearsal.
-        bell: Rings when the supervisor wants a stop, and goes dead with it.
+        bell: Rings when the supervisor wants a stop; goes dead with it, or with another process.
     """
 
     spec: TrialSpec
@@ -94,18 +96,20 @@ def train_process(assignment: Assignment) -> str:
     local_rank = int(os.environ["LOCAL_RANK"])
     _redirect_output(log_file(assignment.attempt_folder, rank))
     stop_request = StopRequest()
-    _listen(stop_request, assignment.bell)
     if assignment.lock is not None:
         assignment.lock.keep_from_children()
     process = _Process(assignment, stop_request, rank, local_rank)
+    _listen(stop_request, assignment.bell, on_dead=process.end)
     try:
         return process.train().name
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # such as SystemExit
         failure = process.explain(error)
         failure.write(assignment.attempt_folder)
         if failure.kind is not FailureKind.PEER_LOST:
             print(failure.traceback or failure.message, file=sys.stderr)
         sys.exit(1)
+    finally:
+        process.has_ended.set()
 
 
 class _Process:
@@ -117,6 +121,10 @@ class _Process:
         self._rank = rank
         self._device = _device(local_rank)
         self._session: TrialSession | None = None
+        self._store: CheckpointStore | None = None
+        # Once training is over: the chief's checkpoints, records and failure may take their time.
+        self._is_ending = False
+        self.has_ended = threading.Event()
 
     def train(self) -> Outcome:
         with _joined(self._assignment.num_processes, self._device) as collectives:
@@ -134,7 +142,7 @@ class _Process:
         with Recorder(database, attempt, on_stop=lambda _: self._stop_request.set()) as recorder:
             config = self._assignment.spec.config
             keeper = CheckpointKeeper(database, attempt.trial_id, recorder, config)
-            store = CheckpointStore(recording.checkpoints, keeper.stored)
+            store = self._store = CheckpointStore(recording.checkpoints, keeper.stored)
             try:
                 session = self._new_session(collectives, recorder, store)
                 recorder.plan(
@@ -145,6 +153,7 @@ class _Process:
                 recorder.training_started()
                 return self._run(session)
             finally:
+                self._is_ending = True
                 # The newest checkpoint is finished also when the trial has failed.
                 failure = store.close()
                 if failure is not None and sys.exc_info()[0] is None:
@@ -172,6 +181,16 @@ class _Process:
         self._session = session
         return session.run()
 
+    def end(self) -> None:
+        """Ends this process while it computes; a checkpoint that is being written is finished."""
+        # One that misses another process finds that out by itself, if it does not compute.
+        time.sleep(_GRACE_SECONDS)
+        if self._is_ending:
+            self.has_ended.wait()
+        elif self._store is not None:
+            self._store.wait()
+        os._exit(1)
+
     def explain(self, error: BaseException) -> Failure:
         place = "while the trial was set up"
         if self._session is not None:
@@ -190,6 +209,12 @@ class _Process:
         else:
             kind = FailureKind.USER_CODE
             message = f"{type(cause).__name__} {place}: {cause}"
+            if isinstance(cause, SystemExit):
+                argument = "" if cause.code is None else repr(cause.code)
+                message = (
+                    f"The trial called sys.exit({argument}) {place}. To end it, call "
+                    "context.set_stop_requested(True), or raise an exception."
+                )
             trace = self._traceback(cause)
         return Failure(kind=kind, message=message, traceback=trace, process=self._rank)
 
@@ -249,8 +274,8 @@ def _redirect_output(path: Path) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def _listen(stop_request: StopRequest, bell: BellListener) -> None:
-    """Hears stop requests, and ends when the supervisor is gone."""
+def _listen(stop_request: StopRequest, bell: BellListener, on_dead: Callable[[], None]) -> None:
+    """Hears stop requests, and that the supervisor, or another process, is gone."""
     # The terminal sends SIGINT to everybody; what it means is for the supervisor to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Service managers send SIGTERM to everybody, and mean the same for all.
@@ -259,6 +284,6 @@ def _listen(stop_request: StopRequest, bell: BellListener) -> None:
     def listen() -> None:
         while bell.wait():
             stop_request.set()
-        os._exit(1)
+        on_dead()
 
     threading.Thread(target=listen, name="supervisor-watch", daemon=True).start()

@@ -1,0 +1,32 @@
+"""A linear model whose slot 1 steps otherwise than slot 0, as the hyperparameter ``way`` says."""
+
+import torch
+from torch import nn
+from trials.linear import Linear
+
+
+class Uneven(Linear):
+    def make_model(self):
+        self.way = self.context.get_hparam("way")
+        layers = [nn.Linear(3, 1)]
+        if self.context.get_hparam("has_buffers"):
+            layers.insert(0, nn.BatchNorm1d(3))
+        return nn.Sequential(*layers).double()
+
+    def set_up(self):
+        self.last = self.context.wrap_optimizer(torch.optim.Adam(self.model[-1:].parameters()))
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        loss = self.loss(batch)
+        self.context.backward(loss)
+        for optimizer in self.steps(batch_idx):
+            self.context.step_optimizer(optimizer, auto_zero_grads=False)
+        self.optimizer.zero_grad()
+        return {"loss": loss}
+
+    def steps(self, batch_idx):
+        steps = [self.optimizer, self.last]
+        if self.context.slot == 0 or (self.way != "never" and batch_idx != 3):
+            return steps
+        ways = {"skips": steps[:1], "never": [], "once more": [*steps, self.last]}
+        return {**ways, "swaps": steps[::-1]}[self.way]

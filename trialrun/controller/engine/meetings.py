@@ -1,0 +1,100 @@
+"""Processes tell each other what they are about to do before they exchange tensors.
+
+One that takes a step while another has finished the batch would wait for it in a collective for
+ever, or add up what does not belong together. So each announces its place: the optimizer that it
+steps, or the end of the batch. All announcements are messages of one kind, in one order; so those
+of processes that do different things meet, are compared, and are named.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+
+from trialrun._errors import InvalidTrialError
+from trialrun.controller.engine.collectives import Collectives, PendingGather
+
+FINISHED = -1
+"""The place of a process that has finished the batch; otherwise it is an optimizer's number."""
+
+
+class Meetings:
+    """What the processes announce to each other; with one process there is nothing to announce.
+
+    An announcement is under way while its process goes on, and is looked at before tensors are
+    exchanged. It carries wishes, of which all processes learn the maximum.
+
+    Args:
+        collectives: The processes.
+        slots_each: Slots of a process.
+        steps: For each optimizer what its step is called in an error.
+        num_wishes: Wishes that an announcement can carry.
+    """
+
+    def __init__(
+        self,
+        collectives: Collectives,
+        *,
+        slots_each: int,
+        steps: Sequence[str],
+        num_wishes: int,
+    ) -> None:
+        self._collectives = collectives
+        self._slots_each = slots_each
+        self._steps = steps
+        self._no_wishes = [0] * num_wishes
+        self._agreed = self._no_wishes
+        self._announced: collections.deque[PendingGather] = collections.deque()
+
+    def announce(self, place: int, wishes: Sequence[int] | None = None) -> None:
+        """Starts to tell the others; all processes call it equally often, or learn who did not."""
+        if self._collectives.size > 1:
+            message = [place, *(self._no_wishes if wishes is None else wishes)]
+            self._announced.append(self._collectives.start_gather(message))
+
+    def join(self) -> None:
+        """Waits until the others have come as far as this process has announced.
+
+        Raises:
+            InvalidTrialError: Processes were about to do different things.
+        """
+        while self._announced:
+            places, *wishes = zip(*self._announced.popleft().result(), strict=True)
+            self._require_one_place(places)
+            self._agreed = list(map(max, self._agreed, map(max, wishes)))
+
+    def agreed(self) -> list[int]:
+        """Returns the maximum of what was wished in announcements joined since the last call."""
+        agreed, self._agreed = self._agreed, self._no_wishes
+        return agreed
+
+    def _require_one_place(self, places: Sequence[int]) -> None:
+        if len(set(places)) == 1:
+            return
+        slots: dict[str | None, list[int]] = {}
+        for rank, place in enumerate(places):
+            first = rank * self._slots_each
+            step = None if place == FINISHED else self._steps[place]
+            slots.setdefault(step, []).extend(range(first, first + self._slots_each))
+        raise unequal_steps(slots)
+
+
+def unequal_steps(slots: Mapping[str | None, Sequence[int]]) -> InvalidTrialError:
+    """Returns the error of slots that do different things.
+
+    Args:
+        slots: For each step, or None for the end of the batch, the slots that have come to it.
+    """
+    places = "; ".join(
+        f"{_enumerate(numbers)} " + ("finished the batch" if step is None else f"called {step}")
+        for step, numbers in slots.items()
+    )
+    return InvalidTrialError(
+        f"The slots of one batch took different steps: {places}. Every slot must call "
+        "step_optimizer equally often and in the same order; do not make it depend on a "
+        "slot's own records."
+    )
+
+
+def _enumerate(numbers: Sequence[int]) -> str:
+    return ("slot " if len(numbers) == 1 else "slots ") + ", ".join(map(str, numbers))

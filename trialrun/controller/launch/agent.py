@@ -1,0 +1,129 @@
+"""torch's elastic agent, which watches over the processes of an attempt, with two things added.
+
+It tells of the first process that is gone as soon as it is: the agent's own way is to wait half a
+minute for the others first. And it takes a process that has ended with exit code 0, but without a
+result, for what it is: the agent would wait for that result for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.elastic.rendezvous.registry as rendezvous_registry
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.launcher.api import LaunchConfig
+
+from trialrun.controller.launch.server import START_METHOD
+
+_MONITOR_SECONDS = 0.1
+
+ExitCodes = dict[int, int]
+"""For each process that has ended its exit code, or minus the signal; the first to end first."""
+
+
+class Agent(LocalElasticAgent):
+    """Runs a function in P processes of this machine.
+
+    Args:
+        function: Called in each process.
+        argument: What it is called with.
+        num_processes: P.
+        log_folder: Where the agent keeps its files.
+        on_loss: Called once, when processes have ended before all were done.
+    """
+
+    exit_codes: ExitCodes
+    """The processes that ended before all were done."""
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        argument: Any,
+        *,
+        num_processes: int,
+        log_folder: Path,
+        on_loss: Callable[[ExitCodes], None],
+    ) -> None:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)),
+        )
+        rendezvous = RendezvousParameters(
+            backend="c10d",
+            endpoint="127.0.0.1:0",
+            run_id=str(uuid.uuid4()),
+            min_nodes=1,
+            max_nodes=1,
+            local_addr="127.0.0.1",
+            **config.rdzv_configs,
+        )
+        spec = WorkerSpec(
+            role="trialrun",
+            local_world_size=num_processes,
+            entrypoint=function,
+            args=(argument,),
+            rdzv_handler=rendezvous_registry.get_rendezvous_handler(rendezvous),
+            max_restarts=0,
+            monitor_interval=_MONITOR_SECONDS,
+            local_addr="127.0.0.1",
+            **_affinity(config),
+        )
+        assert config.logs_specs is not None  # given above
+        super().__init__(spec, config.logs_specs, start_method=START_METHOD)
+        self.exit_codes = {}
+        self._on_loss = on_loss
+
+    def run_all(self) -> dict[int, Any] | None:
+        """Returns what the function returned in each process; None when a process has failed."""
+        # The agent reads there which signals it shall take; none: those of ``Interruptions`` stay.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
+        try:
+            result = self.run()
+        finally:
+            self._rdzv_handler.shutdown()
+        if result.is_failed():
+            return None
+        return_values: dict[int, Any] = result.return_values
+        return return_values
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """Called by the agent again and again; one that finds a failure ends all processes."""
+        was_lost = bool(self.exit_codes)
+        self._note_exit_codes()
+        if self.exit_codes and not was_lost:
+            self._on_loss(self.exit_codes)
+        result: RunResult = super()._monitor_workers(worker_group)
+        if self.exit_codes:
+            self._note_exit_codes()
+            if result.state is WorkerState.HEALTHY:
+                return RunResult(state=WorkerState.FAILED)
+        return result
+
+    def _note_exit_codes(self) -> None:
+        # Only its list of processes tells how each has ended; the agent tells of one.
+        context = self._pcontext
+        assert isinstance(context, MultiprocessContext) and context._pc is not None
+        for rank, process in enumerate(context._pc.processes):
+            if process.exitcode is not None:
+                self.exit_codes.setdefault(rank, process.exitcode)
+
+
+def _affinity(config: LaunchConfig) -> dict[str, Any]:
+    """Returns to which NUMA nodes torch binds processes with GPUs, in versions that do."""
+    options = getattr(config, "numa_options", None)
+    return {} if options is None else {"numa_options": options}
