@@ -67,7 +67,7 @@ class RandomAccess(Sampler[ItemT], Generic[ItemT, WindowT]):
         while start < end:
             stop = min(start + length, end)
             yield from self._python_items(self.take(start, stop))
-            start, length = stop, min(2 * length, longest)
+            start, length = stop, min(4 * length, longest)
 
     def __len__(self) -> int:
         return self._sequence.length
