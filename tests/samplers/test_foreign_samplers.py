@@ -244,6 +244,21 @@ def test_what_needs_no_iteration_or_is_meant_brings_no_warning(
     assert batches.num_positions == 10**12 // 3 - 10**11
 
 
+def test_an_order_that_is_written_out_is_read_at_any_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert RepeatSampler([3, 1, 2]).take(2, 5).tolist() == [2, 3, 1]
+        assert RepeatSampler((3, 1)).take(1, 3).tolist() == [1, 3]
+        assert RepeatSampler(np.array([3, 1])).take(1, 3).tolist() == [1, 3]
+        assert RepeatSampler(torch.tensor([3, 1])).take(1, 3).tolist() == [1, 3]
+        assert RepeatSampler(range(4, 10, 2)).take(1, 4).tolist() == [6, 8, 4]
+        assert RepeatSampler(range(10**15)).take(10**15 - 1, 10**15 + 1).tolist() == [10**15 - 1, 0]
+        batches = RepeatBatchSampler([[3, 1], [2]])
+        assert [batch.tolist() for batch in batches.take(1, 3)] == [[2], [3, 1]]
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_torch_batch_sampler_gives_the_batches_that_torch_makes_of_its_sampler(
     drop_last: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -168,3 +169,29 @@ def test_position_of_goes_through_shares_and_shuffles() -> None:
     for epoch in range(3):
         items = RepeatSampler(shuffled).take(7 * epoch, 7 * epoch + 7)
         assert shuffled.positions_of(items, epoch).tolist() == list(range(7))
+
+
+def test_batch_a_billion_of_whole_batches_is_computed_alone() -> None:
+    num_records, batch_size = 10**12, 512
+
+    def chain(seed: int) -> SkipBatchSampler:
+        records = ReproducibleShuffleSampler(SequentialSampler(num_records), seed)
+        shuffled = ReproducibleShuffleBatchSampler(BatchSampler(records, batch_size), seed)
+        share = DistributedBatchSampler(RepeatBatchSampler(shuffled), 4, 3)
+        return SkipBatchSampler(share, 10**9)
+
+    chain(1).take(0, 1)
+    tracemalloc.start()
+    (batch,) = chain(2).take(0, 1)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2**19
+    # 1,953,125,000 batches are a pass, so that batch 4 * 10**9 + 3 of all is in pass 2.
+    num_batches = num_records // batch_size
+    epoch, position = divmod(4 * 10**9 + 3, num_batches)
+    inner = reference.feistel_image(num_batches, 2, epoch, position)
+    places = range(inner * batch_size, (inner + 1) * batch_size)
+    assert epoch == 2
+    assert batch.tolist() == [
+        reference.feistel_image(num_records, 2, epoch, place) for place in places
+    ]

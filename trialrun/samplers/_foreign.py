@@ -37,7 +37,7 @@ _Words = tuple[int, int, int, int]
 def is_iterable_sampler(value: object) -> bool:
     """Whether something may be a sampler: it has a length and items, but no item by number.
 
-    Lists, ranges, arrays and datasets are none: given in a sampler's place, they are a mistake.
+    A dataset is none: given in a sampler's place, it is a mistake.
     """
     if not (hasattr(value, "__iter__") and hasattr(value, "__len__")):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar, cast
 
@@ -18,7 +18,7 @@ ItemT = TypeVar("ItemT")
 WindowT = TypeVar("WindowT")
 
 
-class RandomAccess(Sampler[ItemT], Generic[ItemT, WindowT]):
+class RandomAccess(Sampler[ItemT], ABC, Generic[ItemT, WindowT]):
     """A torch sampler over a sequence, which does all the arithmetic.
 
     The promises are those of ``trialrun.samplers.sequences.IndexSequence``. ``__iter__`` gives the
