@@ -94,8 +94,12 @@ def test_configuration_page_has_every_key_with_its_default() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["loop.py", "--rounds", "1", "--batches", "20"], ["checkpoint.py", "--quick"]],
-    ids=["loop", "checkpoint"],
+    [
+        ["loop.py", "--rounds", "1", "--batches", "20"],
+        ["checkpoint.py", "--quick"],
+        ["samplers.py", "--quick"],
+    ],
+    ids=["loop", "checkpoint", "samplers"],
 )
 def test_benchmarks_run_and_print_ratios(arguments: list[str]) -> None:
     script, *options = arguments

@@ -78,3 +78,27 @@ def rank_stream(n: int, seed: int, num_workers: int, rank: int) -> Iterator[int]
         sorted_permutation(n, seed, e) for e in itertools.count()
     )
     return itertools.islice(passes, rank, None, num_workers)
+
+
+def weighted_record(weights: list[float], seed: int, position: int) -> int:
+    word = splitmix_word(root_key(seed, Stream.WEIGHTED).tolist(), position)
+    sums = list(itertools.accumulate(weights))
+    target = (word >> 11) / 2**53 * sums[-1]
+    return next(record for record, total in enumerate(sums) if total > target)
+
+
+def length_groups(
+    lengths: list[int], batch_size: int, seed: int, drop_last: bool, per_pool: int, epoch: int
+) -> list[list[int]]:
+    order = sorted_permutation(len(lengths), seed, epoch)
+    num_full = len(lengths) // batch_size
+    batches = []
+    for pool, first in enumerate(range(0, num_full, per_pool)):
+        num_batches = min(per_pool, num_full - first)
+        records = order[first * batch_size : (first + num_batches) * batch_size]
+        records.sort(key=lengths.__getitem__)
+        keys = words(seed, Stream.LENGTH_GROUPS, (0, epoch, pool), num_batches)
+        for batch in sorted(range(num_batches), key=keys.__getitem__):
+            batches.append(records[batch * batch_size : (batch + 1) * batch_size])
+    rest = sorted(order[num_full * batch_size :], key=lengths.__getitem__)
+    return batches if drop_last or not rest else [*batches, rest]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tracemalloc
 from collections.abc import Callable
 
@@ -120,47 +119,6 @@ def test_seed_epoch_and_length_do_not_alias(num_records: int) -> None:
     grown = permutation(num_records + 1, 0, 0).take(0, num_records)
     # About one position in num_records agrees by chance.
     assert np.count_nonzero(grown == permutation(num_records, 0, 0).take(0, num_records)) < 10
-
-
-def _standard_score(counts: np.ndarray, expected: float, degrees_of_freedom: int) -> float:
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    return float((statistic - degrees_of_freedom) / np.sqrt(2 * degrees_of_freedom))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_passes_are_uniform_over_positions_and_neighbours(
-    kind: Callable[[int, int, int], Permutation],
-) -> None:
-    n, seeds, epochs = 97, range(10, 14), range(1000)
-    passes = len(seeds) * len(epochs)
-    pairs, steps, successors = np.zeros((n, n)), np.zeros(n), np.zeros((n, n))
-    for seed, epoch in itertools.product(seeds, epochs):
-        records = kind(n, seed, epoch).take(0, n)
-        pairs[np.arange(n), records] += 1
-        steps += np.bincount((records[1:] - records[:-1]) % n, minlength=n)
-        successors[records[:-1], records[1:]] += 1
-    off_diagonal = successors[~np.eye(n, dtype=bool)]
-    assert abs(_standard_score(pairs, passes / n, (n - 1) ** 2)) < 4
-    assert abs(_standard_score(steps[1:], passes, n - 2)) < 4
-    assert abs(_standard_score(off_diagonal, passes / n, n * (n - 1) - 1)) < 4
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_records", [16384, 100_003, 1_000_000])
-def test_one_pass_is_uniform_in_coarse_bins(
-    kind: Callable[[int, int, int], Permutation], num_records: int
-) -> None:
-    num_bins = 64
-    records = kind(num_records, 3, 1).take(0, num_records)
-    bins = records * num_bins // num_records
-    pairs, successors, parities = (np.zeros((num_bins, num_bins)) for _ in range(3))
-    np.add.at(pairs, (np.arange(num_records) * num_bins // num_records, bins), 1)
-    np.add.at(successors, (bins[:-1], bins[1:]), 1)
-    np.add.at(parities, (records[:-1] % num_bins, records[1:] % num_bins), 1)
-    expected = num_records / num_bins**2
-    assert abs(_standard_score(pairs, expected, (num_bins - 1) ** 2)) < 4.5
-    assert abs(_standard_score(successors, expected, num_bins**2 - 1)) < 4.5
-    assert abs(_standard_score(parities, expected, num_bins**2 - 1)) < 4.5
 
 
 def test_the_largest_permutation_needs_no_memory() -> None:

@@ -264,10 +264,16 @@ def test_a_wrong_order_is_refused_by_naming_the_right_one(
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        (range(10), r"builtins\.range is not a sampler of records, that has __iter__ and __len__"),
-        ([3, 1], r"builtins\.list is not a sampler of records, that has"),
+        (
+            {1: 2},
+            r"builtins\.dict is not a sampler of records, that has __iter__ and __len__ and whose "
+            r"items have no numbers",
+        ),
         (iter([3]), r"builtins\.list_iterator is not a sampler of records, that has"),
-        (torch.arange(3), r"torch\.Tensor is not a sampler of records, that has"),
+        (
+            torch.utils.data.TensorDataset(torch.zeros(3)),
+            r"torch\.utils\.data\.dataset\.TensorDataset is not a sampler of records, that has",
+        ),
         (
             BATCHES,
             r"trialrun\.samplers\._batch_samplers\.BatchSampler is not a sampler of records, but "
@@ -306,9 +312,9 @@ def test_what_is_no_sampler_of_batches_is_refused(make: Callable[[Any], Any]) ->
     ):
         make(TEN)
     with pytest.raises(
-        TypeError, match=rf"^builtins\.list is not a sampler of batches, .* {example}"
+        TypeError, match=rf"^builtins\.dict is not a sampler of batches, .* {example}"
     ):
-        make([[1, 2], [3]])
+        make({1: [1, 2]})
 
 
 @pytest.mark.parametrize(

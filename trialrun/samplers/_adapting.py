@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import TypeAlias
 
+import numpy as np
 import torch.utils.data
 from torch.utils.data import Sampler
 
@@ -16,9 +17,12 @@ from trialrun.samplers._random_access import (
     RandomAccessBatchSampler,
     RandomAccessSampler,
 )
-from trialrun.samplers.sequences import Batched, Batches, Count, IndexSequence, Records
+from trialrun.samplers.sequences import Batched, Batches, Count, IndexSequence, Records, Subset
 
 logger = logging.getLogger(__name__)
+
+# Orders that are written out, as torch's DataLoader takes them.
+_LISTS = (list, tuple, range, np.ndarray, torch.Tensor)
 
 AnySampler: TypeAlias = Sampler[int] | Iterable[int]
 AnyBatchSampler: TypeAlias = Sampler[list[int]] | Iterable[list[int]]
@@ -100,9 +104,14 @@ def records_of(sampler: object, seed: int = 0) -> IndexSequence[Records]:
 
     Raises:
         TypeError: It is no such sampler.
+        ValueError: It is a list, but not of whole numbers of at least 0.
     """
     if isinstance(sampler, RandomAccessSampler):
         return sampler.sequence
+    if isinstance(sampler, range) and sampler == range(len(sampler)):
+        return Count(len(sampler))
+    if isinstance(sampler, _LISTS):
+        return Subset(sampler)
     _require_sampler(sampler, "records", "SequentialSampler(len(dataset))")
     # A subclass may have its own order, which must then be asked for.
     if type(sampler) is torch.utils.data.SequentialSampler:
@@ -119,6 +128,8 @@ def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     """
     if isinstance(batch_sampler, RandomAccessBatchSampler):
         return batch_sampler.sequence
+    if isinstance(batch_sampler, list | tuple):
+        return ForeignBatches(batch_sampler, seed=0)  # at no cost: there is nothing to compute
     _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
     if type(batch_sampler) is torch.utils.data.BatchSampler:
         records = records_of(batch_sampler.sampler, seed)

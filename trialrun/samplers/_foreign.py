@@ -37,7 +37,7 @@ _Words = tuple[int, int, int, int]
 def is_iterable_sampler(value: object) -> bool:
     """Whether something may be a sampler: it has a length and items, but no item by number.
 
-    Lists, ranges, arrays and datasets are none: given in a sampler's place, they are a mistake.
+    A dataset is none: given in a sampler's place, it is a mistake.
     """
     if not (hasattr(value, "__iter__") and hasattr(value, "__len__")):
         return False
@@ -162,13 +162,24 @@ class _Passes(Generic[WindowT]):
 
 
 def _as_records(name: str, items: list[Any]) -> Records:
-    records = np.array(items if items else np.empty(0, dtype=np.int64))
+    if not items:
+        return np.empty(0, dtype=np.int64)
+    try:
+        records = np.array(items)
+    except ValueError:  # batches of different lengths
+        records = np.empty((0, 0))
     if records.ndim != 1 or records.dtype.kind not in "iu":
+        wrong = next((item for item in items if not _is_whole_number(item)), items[0])
         raise TypeError(
-            f"The {name} gave {items[0]!r}, which is not the number of a record. A sampler of "
+            f"The {name} gave {wrong!r}, which is not the number of a record. A sampler of "
             "batches belongs into the samplers whose name has Batch before Sampler."
         )
     return records.astype(np.int64, copy=False)
+
+
+def _is_whole_number(item: object) -> bool:
+    number = np.asarray(item)
+    return number.ndim == 0 and number.dtype.kind in "iu"
 
 
 def _as_batches(name: str, items: list[Any]) -> Batches:

@@ -84,7 +84,8 @@ class MixtureSampler(RandomAccessSampler):
     ``len()`` is the sum of the samplers' lengths.
 
     Args:
-        samplers: For each dataset a sampler of its records, or the dataset, or its length.
+        samplers: For each dataset a sampler of its records, or the dataset, or its length. A list
+            is a dataset here; a list of records is a ``SubsetSampler``.
         proportions: For each a share of at least 0: fractions or floats whose sum is 1, or whole
             numbers, of which 3 and 1 mean three quarters and one quarter.
         dataset_lengths: For each dataset its length; needed where the sampler does not know it, as

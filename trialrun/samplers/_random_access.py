@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar, cast
 
@@ -18,7 +18,7 @@ ItemT = TypeVar("ItemT")
 WindowT = TypeVar("WindowT")
 
 
-class RandomAccess(Sampler[ItemT], Generic[ItemT, WindowT]):
+class RandomAccess(Sampler[ItemT], ABC, Generic[ItemT, WindowT]):
     """A torch sampler over a sequence, which does all the arithmetic.
 
     The promises are those of ``trialrun.samplers.sequences.IndexSequence``. ``__iter__`` gives the
@@ -67,7 +67,7 @@ class RandomAccess(Sampler[ItemT], Generic[ItemT, WindowT]):
         while start < end:
             stop = min(start + length, end)
             yield from self._python_items(self.take(start, stop))
-            start, length = stop, min(2 * length, longest)
+            start, length = stop, min(4 * length, longest)
 
     def __len__(self) -> int:
         return self._sequence.length

@@ -70,8 +70,9 @@ def permutation(num_records: int, seed: int, epoch: int) -> Permutation:
 
 
 # Folded slots walk through the same pass side by side and share its table. A table takes at most
-# 256 KiB with its inverse; more than two passes are only in use when a window covers many.
-@functools.lru_cache(maxsize=8)
+# 256 KiB with its inverse, so all of them 8 MiB. A chain uses two where a window straddles passes;
+# a mixture of small datasets, two for each.
+@functools.lru_cache(maxsize=32)
 def _permutation(num_records: int, seed: int, epoch: int) -> Permutation:
     if num_records <= THRESHOLD:
         return SortedPermutation(num_records, seed, epoch)
