@@ -397,7 +397,8 @@ def small_run(tmp_path: Path) -> tuple[Path, Run]:
         ({"seed": 8}, "the seed was 7 and is now 8"),
         (
             {"hyperparameters": {"num_records": 13}},
-            "the length of the training data was 12 and is now 13",
+            "the length of the training data was 12 and is now 13; the length of a pass over the "
+            "training data was 12 and is now 13",
         ),
         (
             {"hyperparameters": {"batch_size": 3}},
