@@ -40,6 +40,13 @@ def seconds_per_index(make_batches: Callable[[], Iterable[Any]], num_batches: in
     return (time.perf_counter() - started) / (num_batches * BATCH_SIZE)
 
 
+def seconds_per_later_index(make_batches: Callable[[], Iterable[Any]], num_batches: int) -> float:
+    """Times a walk after its first batch, which waits for the shuffle of the whole pass."""
+    batches = iter(make_batches())
+    next(batches)
+    return seconds_per_index(lambda: batches, num_batches - 1)
+
+
 def trialrun_chain(
     num_records: int, num_ranks: int, skip: int = 0, seed: int = 0
 ) -> samplers.SkipBatchSampler:
@@ -93,6 +100,9 @@ def measure_indices(num_records: int, num_ranks: int, rounds: int) -> None:
     contestants = {"trialrun": walk(trialrun_chain, num_records, num_ranks)}
     if importlib.util.find_spec("determined"):
         contestants["Determined"] = walk(determined_chain, num_records, num_ranks)
+        contestants["Determined, shuffle apart"] = lambda: seconds_per_later_index(
+            lambda: determined_chain(num_records, num_ranks), num_batches
+        )
     if num_ranks == 1:
         contestants["torch"] = walk(torch_chain, num_records)
         if importlib.util.find_spec("torchdata"):

@@ -112,6 +112,11 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
         r"and below 2\*\*63 for each entry of indices\.$",
     ),
     (lambda: SubsetSampler([[1], [2]]), r"indices has the shape \(2, 1\) and the type int64\."),
+    (
+        lambda: SubsetSampler([[1], [2, 3]]),
+        r"indices is no list of whole numbers, but one of lists\. Give one whole number of at "
+        r"least 0 for each entry of indices\.$",
+    ),
     (lambda: SubsetSampler([2**63]), r"indices has the shape \(1,\) and the type uint64\."),
     (
         lambda: LengthGroupedBatchSampler([3, 5, -1], 2, 0),

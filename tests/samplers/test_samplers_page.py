@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trialrun import samplers
 from trialrun.samplers import (
@@ -68,6 +69,17 @@ def test_the_page_names_every_sampler() -> None:
         "RandomAccessBatchSampler",
         "RandomAccessSampler",
     }
+
+
+def test_the_first_example_resumes_in_torchs_own_loader() -> None:
+    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+    names: dict[str, Any] = {"torch": torch, "dataset": list(range(20_000))}
+    exec(compile(program, "docs/samplers.md", "exec"), names)
+    loaded = [batch.tolist() for batch in itertools.islice(names["loader"], 3)]
+    assert loaded == [batch.tolist() for batch in names["batches"].take(0, 3)]
+    # 128 records a step, 20,000 a pass: batch 10,000 begins with item 0 of pass 64.
+    expected = samplers.RepeatSampler(names["records"]).take(1_280_000, 1_280_128)[::4]
+    assert loaded[0] == expected.tolist()
 
 
 def test_the_sampler_of_ones_own_works() -> None:

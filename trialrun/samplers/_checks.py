@@ -43,7 +43,13 @@ def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     Raises:
         ValueError: It is not a list of such numbers.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(
+            f"{name} is no list of whole numbers, but one of lists. Give one whole number of at "
+            f"least 0 for each entry of {name}."
+        ) from error
     if array.ndim == 1 and len(array) == 0:
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.max() >= 2**63:
