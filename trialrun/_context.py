@@ -11,6 +11,7 @@ from trialrun import _batch_contents
 from trialrun._batch_size import check_global_batch_size
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
+from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._reducers import MetricReducer
 from trialrun._wrapped import WrappedReducer
@@ -48,6 +49,8 @@ class TrialContext:
     """The wrapped schedulers with their step modes, in the order of wrapping."""
     reducers: list[WrappedReducer]
     """The wrapped metric reducers with their names, in the order of wrapping."""
+    experimental: Experimental
+    """What the trial may switch off at its own risk."""
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class TrialContext:
         self.optimizers = []
         self.lr_schedulers = []
         self.reducers = []
+        self.experimental = Experimental()
         self._hyperparameters = dict(hyperparameters)
         self._seed = seed
         self._initial_batch = initial_batch
@@ -259,7 +263,7 @@ class TrialContext:
 
     @property
     def slot(self) -> int:
-        """The slot that is executing, 0 to ``num_slots`` - 1."""
+        """The slot that is executing, or for which a loader is built, 0 to ``num_slots`` - 1."""
         return self._engine.slot
 
     def current_train_batch(self) -> int:

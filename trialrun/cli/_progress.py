@@ -192,8 +192,9 @@ class AttemptView:
     def _position(self, batches: int) -> str:
         assert self._plan is not None
         total = self._plan["total_batches"]
-        epoch = batches / self._plan["epoch_length"]
-        return f"batch {batches}{f'/{total}' if total else ''} (epoch {epoch:.2f})"
+        length = self._plan["epoch_length"]
+        epoch = f" (epoch {batches / length:.2f})" if length else ""
+        return f"batch {batches}{f'/{total}' if total else ''}{epoch}"
 
     def _batches_per_second(self, batches: int) -> float | None:
         if self._started is None:
@@ -206,7 +207,7 @@ class AttemptView:
         assert self._plan is not None
         rate = self._batches_per_second(batches)
         size = self._plan["global_batch_size"]
-        return f", {rate * size:.0f} records/s" if rate else ""
+        return f", {rate * size:.0f} records/s" if rate and size else ""
 
     def _time_left(self, batches: int) -> str:
         assert self._plan is not None

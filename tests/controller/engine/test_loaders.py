@@ -94,9 +94,9 @@ def test_an_epoch_is_rounded_up(length: int, batches: int) -> None:
     data = TrainingData(
         DataLoader(Numbers(length), batch_size=2), seed=5, num_slots=2, slots=range(2)
     )
-    assert (data.epoch_length, data.global_batch_size, data.order.dataset_length) == (
+    assert (data.facts.epoch_length, data.facts.batch_size, data.facts.dataset_length) == (
         batches,
-        4,
+        2,
         length,
     )
 

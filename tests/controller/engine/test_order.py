@@ -41,8 +41,12 @@ def test_a_sampler_is_repeated_and_shared_out() -> None:
     loader = DataLoader(range(10), batch_size=2, sampler=subset)
     assert batches(loader, 3, num_slots=2) == [[7, 5], [1, 7], [1, 7], [5, 1], [5, 1], [7, 5]]
     data = train(loader, num_slots=2)
-    assert (data.order.dataset_length, data.order.pass_length, data.epoch_length) == (10, 3, 1)
-    assert data.order.stages == "Subset"
+    assert (data.facts.dataset_length, data.facts.pass_length, data.facts.epoch_length) == (
+        10,
+        3,
+        1,
+    )
+    assert data.facts.record_order == "Subset"
 
 
 def test_a_shuffling_sampler_orders_as_shuffle_does() -> None:
@@ -55,7 +59,7 @@ def test_a_repeated_sampler_is_not_repeated_again() -> None:
     records = samplers.SequentialSampler(5)
     loader = DataLoader(range(5), batch_size=2, sampler=samplers.RepeatSampler(records))
     assert batches(loader, 3) == [[0, 1], [2, 3], [4, 0]]
-    assert train(loader).epoch_length == 3
+    assert train(loader).facts.epoch_length == 3
 
 
 @pytest.mark.parametrize("first", [0, 1, 4, 9])
@@ -94,8 +98,8 @@ def test_a_batch_sampler_deals_out_whole_batches() -> None:
     expected = [batch.tolist() for batch in by_length.take(0, 3)]
     dealt = batches(loader, 2, num_slots=2)
     assert dealt[:3] == expected
-    assert train(loader, num_slots=2).epoch_length == 2  # 3 batches over 2 slots
-    assert train(loader).global_batch_size == 2
+    assert train(loader, num_slots=2).facts.epoch_length == 2  # 3 batches over 2 slots
+    assert train(loader).facts.batch_size == 2
 
 
 def test_torchs_batch_sampler_goes_on_in_the_next_pass() -> None:
@@ -118,8 +122,8 @@ class Halves(torch.utils.data.Sampler[list[int]]):
 def test_somebodys_batch_sampler_counts_with_its_average(caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
         data = train(DataLoader(range(6), batch_sampler=Halves()), num_slots=2)
-    assert data.global_batch_size == 6
-    assert data.epoch_length == 1
+    assert data.facts.batch_size == 3
+    assert data.facts.epoch_length == 1
     shares = itertools.islice(data.batches_from(0), 4)
     assert [share.tolist() for share in shares] == [[0, 1, 2], [3], [0, 1, 2], [3]]
 
@@ -135,7 +139,7 @@ def test_drop_last_rounds_the_epoch_down_and_loses_nothing(
     length: int, drop_last: bool, epoch_length: int
 ) -> None:
     loader = DataLoader(range(length), batch_size=2, drop_last=drop_last)
-    assert train(loader, num_slots=2).epoch_length == epoch_length
+    assert train(loader, num_slots=2).facts.epoch_length == epoch_length
     stream = sorted(record for share in batches(loader, 3, num_slots=2) for record in share)
     assert stream == sorted(position % length for position in range(12))
 
@@ -148,7 +152,7 @@ def test_drop_last_leaves_the_short_batch_of_a_validation_out() -> None:
 
 def test_drop_last_that_leaves_nothing_is_refused() -> None:
     loader = DataLoader(range(3), batch_size=2, drop_last=True)
-    assert train(loader).epoch_length == 1
+    assert train(loader).facts.epoch_length == 1
     assert message(train, loader, num_slots=2) == (
         "drop_last=True leaves no batch in an epoch: a pass has 3 records, fewer than the 4 of one "
         "batch over 2 slots. Choose a smaller batch size, or drop_last=False."

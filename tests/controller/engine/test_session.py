@@ -528,14 +528,16 @@ class Swapped(Linear):
             "        return [1, 2]\n",
             "build_training_data_loader returned a list. Return a trialrun.DataLoader, which takes "
             "torch's arguments: trialrun itself then decides which records make a batch, so that "
-            "it can resume at any of them.",
+            "it can resume at any of them. For data that can only be streamed, call "
+            "context.experimental.disable_dataset_reproducibility_checks() in __init__.",
         ),
         (
             "class Torch(Linear):\n    def build_validation_data_loader(self):\n"
             "        return torch.utils.data.DataLoader([1, 2])\n",
             "build_validation_data_loader returned a DataLoader. Return a trialrun.DataLoader, "
             "which takes torch's arguments: trialrun itself then decides which records make a "
-            "batch, so that it can resume at any of them.",
+            "batch, so that it can resume at any of them. For data that can only be streamed, call "
+            "context.experimental.disable_dataset_reproducibility_checks() in __init__.",
         ),
     ],
 )

@@ -14,9 +14,9 @@ class RunIdentity:
 
     Args:
         seed: Of the trial.
-        dataset_length: Records in the training data.
+        dataset_length: Records in the training data, if that is known.
         pass_length: Records in one pass over it, or batches where a batch sampler decides.
-        record_order: The sampler chain that orders them.
+        record_order: The sampler chain that orders them, or the loader that decides.
         global_batch_size: Records in a batch over all slots.
         num_slots: S.
         aggregation_frequency: Batches in an aggregation window.
@@ -28,10 +28,10 @@ class RunIdentity:
     """
 
     seed: int
-    dataset_length: int
-    pass_length: int
+    dataset_length: int | None
+    pass_length: int | None
     record_order: str
-    global_batch_size: int
+    global_batch_size: int | None
     num_slots: int
     aggregation_frequency: int
     shuffle_version: int

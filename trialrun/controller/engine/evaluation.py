@@ -16,7 +16,6 @@ from trialrun._trial import Trial
 from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.loaders import ValidationData
 from trialrun.controller.engine.metrics import (
     EvaluatedBatch,
     check_scalars,
@@ -25,8 +24,10 @@ from trialrun.controller.engine.metrics import (
     to_floats,
 )
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.sources import ValidationSource
 from trialrun.controller.engine.stopping import Agreement
 from trialrun.samplers.addresses import Stream
 
@@ -63,7 +64,7 @@ class Evaluator:
         trial: Trial,
         models: Sequence[torch.nn.Module],
         reducers: Sequence[WrappedReducer],
-        data: ValidationData,
+        data: ValidationSource,
         slots: range,
         execution: Execution,
         generators: Generators,
@@ -84,6 +85,8 @@ class Evaluator:
         self._agreement = agreement
         self._device = device
         self._max_rounds = max_rounds
+        # What only one of several processes goes through, it cannot break off: the others wait.
+        self._agrees = data.is_lockstep or collectives.size == 1
 
     def evaluate(self) -> Evaluated | None:
         """Evaluates all batches.
@@ -103,10 +106,10 @@ class Evaluator:
             for number, pieces in enumerate(self._data.rounds()):
                 if number == self._max_rounds:
                     break
-                self._agreement.begin()
+                if self._agrees:
+                    self._agreement.begin()
                 batches += [self._evaluate_batch(*piece) for piece in pieces]
-                stop_agreed = self._agreement.settle()[0]
-                if stop_agreed:
+                if self._agrees and self._agreement.settle()[Event.STOP]:
                     return None
             metrics, num_records = self._reduce(batches)
         return Evaluated(
@@ -120,10 +123,10 @@ class Evaluator:
         try:
             yield
         finally:
-            self._execution.evaluating_slot = None
+            self._execution.acting_slot = None
 
     def _evaluate_batch(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
-        self._execution.evaluating_slot = slot
+        self._execution.acting_slot = slot
         self._contents.enter(Phase.VALIDATION, slot)
         self._generators.enter(Stream.VALIDATION, number)
         try:

@@ -65,8 +65,8 @@ class Execution(Engine):
     """The buffers of all wrapped models."""
     reducers: ReducerContents
     """What the wrapped reducers have collected."""
-    evaluating_slot: int | None
-    """The slot that evaluates a batch; None outside validation."""
+    acting_slot: int | None
+    """The slot that evaluates a batch or builds a loader; None while slots train."""
     slot_state: SingleSlotState | FoldedSlotState
     """What each slot has for itself."""
 
@@ -91,7 +91,7 @@ class Execution(Engine):
         self._collectives = collectives
         self._stop_request = stop_request
         self._device = device
-        self.evaluating_slot = None
+        self.acting_slot = None
         self._is_training = False
         self._batches_completed = 0
         self._epoch_length = 1
@@ -213,8 +213,8 @@ class Execution(Engine):
     @property
     def slot(self) -> int:
         """The slot that is executing; the process's first while the trial is set up."""
-        if self.evaluating_slot is not None:
-            return self.evaluating_slot
+        if self.acting_slot is not None:
+            return self.acting_slot
         return self.slots.current if self._is_training else self.slot_numbers.start
 
     @property

@@ -20,6 +20,12 @@ from trialrun._data_loader import DataLoader
 from trialrun.controller.engine.fetching import BatchFunction, RecordIds
 from trialrun.controller.engine.order import DataOrder
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.sources import (
+    DataFacts,
+    EvaluationPiece,
+    TrainingSource,
+    ValidationSource,
+)
 from trialrun.samplers.addresses import Stream
 
 # Indices that are computed at once: numpy's cost for a call is spread over them.
@@ -128,7 +134,7 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-class TrainingData:
+class TrainingData(TrainingSource):
     """The endless stream of training batches for the slots of this process.
 
     Args:
@@ -141,26 +147,27 @@ class TrainingData:
         InvalidDataLoaderError: Its samplers do not fit.
     """
 
-    order: DataOrder
-    """The order of the records."""
-    num_workers: int
-    """Loader processes; 0 loads in this one."""
-
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
-        self.order = DataOrder.of(loader, seed)
+        order = DataOrder.of(loader, seed)
         self.num_workers = loader.num_workers
-        self.global_batch_size = self.order.batch_size * num_slots
-        self.epoch_length = self.order.epoch_length(num_slots)
+        self.facts = DataFacts(
+            record_order=order.stages,
+            dataset_length=order.dataset_length,
+            pass_length=order.pass_length,
+            batch_size=order.batch_size,
+            epoch_length=order.epoch_length(num_slots),
+        )
+        self._block_batches = max(1, _BLOCK_RECORDS // order.batch_size)
         self._loader = loader
         self._seed = seed
         self._slots = slots
-        self._shares = [self.order.training(num_slots, slot) for slot in slots]
+        self._shares = [order.training(num_slots, slot) for slot in slots]
 
     def batches_from(self, first_batch: int) -> Iterator[Any]:
         """Iterates over (batch k, each slot of this process), for k from ``first_batch`` on."""
 
         def make_addresses() -> Iterator[BatchAddress]:
-            block = max(1, _BLOCK_RECORDS // self.order.batch_size)
+            block = self._block_batches
             for start in itertools.count(first_batch, block):
                 blocks = [share.take(start, start + block) for share in self._shares]
                 for batch, rows in enumerate(zip(*blocks, strict=True), start):
@@ -170,7 +177,7 @@ class TrainingData:
         return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
 
 
-class ValidationData:
+class ValidationData(ValidationSource):
     """The validation batches of the slots of this process: each record once, none left out.
 
     Batch b holds records [b * batch size, (b + 1) * batch size), whatever the number of slots, and
@@ -186,6 +193,8 @@ class ValidationData:
     Raises:
         InvalidDataLoaderError: Its samplers do not fit.
     """
+
+    is_lockstep = True
 
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
         batches = DataOrder.of(loader, seed).validation()
@@ -204,7 +213,7 @@ class ValidationData:
 
         self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 
-    def rounds(self) -> Iterator[list[tuple[int, int, Any]]]:
+    def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: (slot, batch number, batch) of each slot that has one."""
         loaded = iter(self._batches)
         for start in range(0, self.num_batches, self._num_slots):

@@ -26,7 +26,12 @@ class Journal(Protocol):
         """Takes note of the clock."""
 
     def training_metrics(
-        self, *, batches: int, epoch: int, metrics: dict[str, float], records_per_second: float
+        self,
+        *,
+        batches: int,
+        epoch: int,
+        metrics: dict[str, float],
+        records_per_second: float | None,
     ) -> None:
         """Takes the reduced metrics of a reporting period."""
 
@@ -130,7 +135,9 @@ class Reporter:
         self._speed_started = time.monotonic()
         self._speed_first_batch = self._clock
 
-    def _records_per_second(self) -> float:
+    def _records_per_second(self) -> float | None:
+        if self._plan.global_batch_size is None:
+            return None
         records = (self._clock - self._speed_first_batch) * self._plan.global_batch_size
         return records / max(time.monotonic() - self._speed_started, 1e-9)
 

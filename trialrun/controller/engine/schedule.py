@@ -15,6 +15,9 @@ from typing import Any
 from trialrun._units import Batch, Epoch, Time, Unit
 from trialrun.controller.engine.stopping import StopRequest
 
+ENDLESS_EPOCH = 2**62
+"""The length of an epoch that nobody knows the end of: it is always the first."""
+
 
 class Event(enum.IntEnum):
     """What can fall due; the values index the wishes that processes agree on."""
@@ -31,8 +34,8 @@ class Plan:
     """The resolved length and periods of a trial.
 
     Args:
-        global_batch_size: Records in a batch over all slots.
-        epoch_length: Batches in an epoch.
+        global_batch_size: Records in a batch over all slots, if that is known.
+        epoch_length: Batches in an epoch; ``ENDLESS_EPOCH`` where the data has no length.
         window: Batches in an aggregation window. Validations, checkpoints and the end wait for a
             window's end, so that no gradient is lost.
         max_length: When the trial is complete.
@@ -41,7 +44,7 @@ class Plan:
         checkpoint_period: How often a checkpoint is taken; None: only at validations and stops.
     """
 
-    global_batch_size: int
+    global_batch_size: int | None
     epoch_length: int
     window: int
     max_length: Unit
@@ -121,6 +124,8 @@ class Plan:
 
     def _describe_length(self) -> str:
         total = self.total_batches
+        if self.epoch_length == ENDLESS_EPOCH:
+            return f"{self.max_length} of training" if total is None else _plural(total, "batch")
         if total is None:
             return f"{self.max_length} of training, epochs of {_plural(self.epoch_length, 'batch')}"
         epochs, rest = divmod(total, self.epoch_length)
@@ -135,7 +140,7 @@ class Plan:
         values = {name: getattr(self, name) for name in units}
         return {
             "global_batch_size": self.global_batch_size,
-            "epoch_length": self.epoch_length,
+            "epoch_length": None if self.epoch_length == ENDLESS_EPOCH else self.epoch_length,
             "total_batches": self.total_batches,
             "description": self.describe(),
             **{name: None if unit is None else str(unit) for name, unit in values.items()},

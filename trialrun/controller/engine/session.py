@@ -16,24 +16,24 @@ import torch
 
 import trialrun
 from trialrun._context import TrialContext
-from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
-from trialrun._trial import Trial
+from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
+from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.loaders import TrainingData, ValidationData
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.reporting import Journal, Reporter
-from trialrun.controller.engine.schedule import BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
+from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.addresses import Stream
@@ -131,30 +131,25 @@ class TrialSession:
         generators.enter(Stream.MODEL, 0)
         trial = trial_class(context)
         slots = self._execution.slot_numbers
-        data = TrainingData(
-            _described(trial, "build_training_data_loader"),
+        builder = SourceBuilder(
+            trial,
+            context,
+            self._execution,
+            generators,
             seed=spec.seed,
-            num_slots=config.slots,
-            slots=slots,
+            is_chief=collectives.is_chief,
         )
-        validation_data = ValidationData(
-            _described(trial, "build_validation_data_loader"),
-            seed=spec.seed,
-            num_slots=config.slots,
-            slots=slots,
-        )
+        data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        self.plan = _make_plan(config, data)
-        self.identity = _make_identity(spec, data, device)
+        self.plan = _make_plan(config, data.facts)
+        self.identity = _make_identity(spec, self.plan, data.facts, device)
         self.data_order = {
-            "dataset_length": data.order.dataset_length,
-            "batch_size": data.order.batch_size,
-            "record_order": data.order.stages,
+            **dataclasses.asdict(data.facts),
             "shuffle_version": ALGORITHM_VERSION,
         }
         self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
         window = TrainingWindow(slots, collectives)
-        snapshots = Snapshots(context, self._execution, window, collectives)
+        snapshots = Snapshots(context, self._execution, window, data, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
         if contents is None:
             collectives.broadcast_tensors(
@@ -167,7 +162,7 @@ class TrialSession:
             progress = snapshots.restore(contents)
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
-            self._warn_of_small_dataset(data)
+            _warn_of_small_dataset(data.facts, self.plan)
         data_wait = DataWait(
             num_workers=data.num_workers,
             num_cores=max(1, num_cores() // collectives.size),
@@ -231,25 +226,16 @@ class TrialSession:
         """The clock."""
         return self._execution.batches_completed
 
-    def _warn_of_small_dataset(self, data: TrainingData) -> None:
-        if data.order.dataset_length < data.global_batch_size:
-            logger.warning(
-                "The training data has %d records, fewer than the %d of one batch: each batch "
-                "holds records of several passes.",
-                data.order.dataset_length,
-                data.global_batch_size,
-            )
 
-
-def _described(trial: Trial, method: str) -> DataLoader:
-    loader = getattr(trial, method)()
-    if not isinstance(loader, DataLoader):
-        raise InvalidTrialError(
-            f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which "
-            "takes torch's arguments: trialrun itself then decides which records make a batch, so "
-            "that it can resume at any of them."
+def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
+    num_records, size = facts.dataset_length, plan.global_batch_size
+    if num_records is not None and size is not None and num_records < size:
+        logger.warning(
+            "The training data has %d records, fewer than the %d of one batch: each batch holds "
+            "records of several passes.",
+            num_records,
+            size,
         )
-    return loader
 
 
 def _require_wrapped(context: TrialContext) -> None:
@@ -277,16 +263,28 @@ def _require_wrapped(context: TrialContext) -> None:
                 )
 
 
-def _make_plan(config: ExperimentConfig, data: TrainingData) -> Plan:
+def _make_plan(config: ExperimentConfig, facts: DataFacts) -> Plan:
+    if facts.epoch_length is None:
+        _require_no_epochs(config, facts.record_order)
     return Plan(
-        global_batch_size=data.global_batch_size,
-        epoch_length=data.epoch_length,
+        global_batch_size=None if facts.batch_size is None else facts.batch_size * config.slots,
+        epoch_length=facts.epoch_length or ENDLESS_EPOCH,
         window=config.aggregation_frequency,
         max_length=config.max_length,
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
     )
+
+
+def _require_no_epochs(config: ExperimentConfig, loader: str) -> None:
+    for key in ("max_length", "reporting_period", "validation_period", "checkpoint_period"):
+        if isinstance(getattr(config, key), Epoch):
+            raise InvalidTrialError(
+                f"{key} is {getattr(config, key)}, but the {loader} of the training data has no "
+                f"length, so nobody knows how long an epoch is. Give {key} in batches or as a "
+                "time, such as 500ba."
+            )
 
 
 def _versions() -> dict[str, str]:
@@ -300,13 +298,15 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _make_identity(spec: TrialSpec, data: TrainingData, device: torch.device) -> RunIdentity:
+def _make_identity(
+    spec: TrialSpec, plan: Plan, facts: DataFacts, device: torch.device
+) -> RunIdentity:
     return RunIdentity(
         seed=spec.seed,
-        dataset_length=data.order.dataset_length,
-        pass_length=data.order.pass_length,
-        record_order=data.order.stages,
-        global_batch_size=data.global_batch_size,
+        dataset_length=facts.dataset_length,
+        pass_length=facts.pass_length,
+        record_order=facts.record_order,
+        global_batch_size=plan.global_batch_size,
         num_slots=spec.config.slots,
         aggregation_frequency=spec.config.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,

@@ -16,6 +16,7 @@ from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.slot_state import Phase
+from trialrun.controller.engine.sources import TrainingSource
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,6 +45,7 @@ class Snapshots:
         context: What the trial wrapped.
         execution: Who executes it.
         window: The unfinished reporting period.
+        data: The training data, whose loaders may have a state.
         collectives: The processes: each has the unfinished period of its own slots.
     """
 
@@ -52,11 +54,13 @@ class Snapshots:
         context: TrialContext,
         execution: Execution,
         window: TrainingWindow,
+        data: TrainingSource,
         collectives: Collectives,
     ) -> None:
         self._context = context
         self._execution = execution
         self._window = window
+        self._data = data
         self._collectives = collectives
 
     def capture(
@@ -148,6 +152,7 @@ class Snapshots:
                 {
                     "metrics": self._window.slot_state(slot),
                     "gradients": self._execution.slot_state.gradients(slot),
+                    "loader": self._data.slot_state(slot),
                     "reducers": {
                         name: reducer.state_dict() for name, reducer in self._training_reducers()
                     },
@@ -166,6 +171,7 @@ class Snapshots:
                 )
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
             self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
+            self._data.load_slot_state(slot, states[slot]["loader"])
             self._execution.reducers.enter(Phase.TRAINING, slot)
             for name, reducer in reducers.items():
                 reducer.load_state_dict(plain.restore(saved[name]))

@@ -1,0 +1,102 @@
+"""Asks the trial for its data, and makes of its answers what the loop reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trialrun._context import TrialContext
+from trialrun._data_loader import DataLoader
+from trialrun._errors import InvalidTrialError
+from trialrun._trial import Trial
+from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.foreign_loaders import ForeignTrainingData, ForeignValidationData
+from trialrun.controller.engine.loaders import TrainingData, ValidationData
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.sources import TrainingSource, ValidationSource
+from trialrun.samplers.addresses import Stream
+
+# Addresses after the trial's constructor, which has 0.
+_TRAINING, _VALIDATION = 1, 2
+
+
+class SourceBuilder:
+    """Builds the training and the validation data of a trial in this process.
+
+    Args:
+        trial: The user's trial.
+        context: Its context, which says whether any loader is allowed.
+        execution: Told for which slot a loader is built.
+        generators: Set to one address for every call, whichever slot it is for: so that all slots
+            split a dataset in the same way.
+        seed: The trial's seed.
+        is_chief: Whether this process speaks for all.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        context: TrialContext,
+        execution: Execution,
+        generators: Generators,
+        *,
+        seed: int,
+        is_chief: bool,
+    ) -> None:
+        self._trial = trial
+        self._context = context
+        self._execution = execution
+        self._generators = generators
+        self._seed = seed
+        self._is_chief = is_chief
+
+    def training(self) -> TrainingSource:
+        """Returns the training data.
+
+        Raises:
+            InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
+        """
+        slots = self._execution.slot_numbers
+        build = self._trial.build_training_data_loader
+        loader = self._call(build, _TRAINING, slots.start)
+        if isinstance(loader, DataLoader):
+            return TrainingData(
+                loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
+            )
+        self._require_allowed(loader, "build_training_data_loader")
+        loaders = {slots.start: loader}
+        for slot in slots[1:]:
+            loaders[slot] = self._call(build, _TRAINING, slot)
+        return ForeignTrainingData(loaders, generators=self._generators, warns=self._is_chief)
+
+    def validation(self) -> ValidationSource:
+        """Returns the validation data.
+
+        Raises:
+            InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
+        """
+        slots = self._execution.slot_numbers
+        loader = self._call(self._trial.build_validation_data_loader, _VALIDATION, slots.start)
+        if isinstance(loader, DataLoader):
+            return ValidationData(
+                loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
+            )
+        self._require_allowed(loader, "build_validation_data_loader")
+        return ForeignValidationData(loader, slots=slots, generators=self._generators)
+
+    def _call(self, build: Callable[[], Any], address: int, slot: int) -> Any:
+        self._generators.enter(Stream.MODEL, address)
+        self._execution.acting_slot = slot
+        try:
+            return build()
+        finally:
+            self._execution.acting_slot = None
+
+    def _require_allowed(self, loader: Any, method: str) -> None:
+        if not self._context.experimental.allows_any_loader:
+            raise InvalidTrialError(
+                f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which "
+                "takes torch's arguments: trialrun itself then decides which records make a "
+                "batch, so that it can resume at any of them. For data that can only be streamed, "
+                "call context.experimental.disable_dataset_reproducibility_checks() in __init__."
+            )
