@@ -6,7 +6,8 @@ Each contestant goes through one whole shuffled pass as one of 4 ranks, or as th
 batches of 256, with what it does at the start of a pass. Determined's chain runs where it is
 installed, as do torchdata and grain. Budgets: with 4 ranks at most 1/15 of Determined's time for an
 index; with 1 rank no slower than torch; no pass begins with more than 1 ms; the records of batch
-10**9 of 10**12 records in 1 ms and 8 MB.
+10**9 of 10**12 records in 1 ms and 8 MB; a pass over a tensor dataset, loaded in batches of 32, in at
+most 1/3 of the time of torch's loader.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 import torch.utils.data
 from _measure import interleave, print_ratios
 
-from trialrun import samplers
+from trialrun import DataLoader, samplers
+from trialrun.controller.engine.loaders import TrainingData
 from trialrun.samplers.permutation import THRESHOLD
 
 BATCH_SIZE = 256
+LOADED_BATCH_SIZE = 32
 # grain answers for one index at a time, in microseconds: a part of the pass is enough.
 GRAIN_RECORDS = 20_000
 
@@ -132,6 +136,33 @@ def measure_starts(num_records: int) -> None:
     print(f"{num_records:>10,} records: {median_ms:6.3f} ms more for the first batch of a pass")
 
 
+def measure_loading(num_records: int, rounds: int) -> None:
+    """Prints what it takes to load a pass over a tensor dataset, with 0 workers."""
+    tensors = torch.randn(num_records, 64), torch.randint(10, (num_records,))
+    dataset = torch.utils.data.TensorDataset(*tensors)
+    num_batches = num_records // LOADED_BATCH_SIZE
+
+    def seconds_per_batch(batches: Iterable[Any]) -> float:
+        started = time.perf_counter()
+        collections.deque(itertools.islice(batches, num_batches), maxlen=0)
+        return (time.perf_counter() - started) / num_batches
+
+    def run_torch() -> float:
+        loader = torch.utils.data.DataLoader(dataset, batch_size=LOADED_BATCH_SIZE, shuffle=True)
+        return seconds_per_batch(loader)
+
+    def run_trialrun() -> float:
+        loader = DataLoader(dataset, batch_size=LOADED_BATCH_SIZE, shuffle=True)
+        data = TrainingData(loader, seed=0, num_slots=1, slots=range(1))
+        return seconds_per_batch(data.batches_from(0))
+
+    print(
+        f"\nTensorDataset of {num_records:,} x 64, a batch of {LOADED_BATCH_SIZE}, ratio to torch"
+    )
+    contestants = {"torch's DataLoader": run_torch, "trialrun": run_trialrun}
+    print_ratios(interleave(contestants, rounds), "torch's DataLoader", "us", 1e6)
+
+
 FAR_BATCH = """
 import statistics, time
 import numpy
@@ -169,6 +200,7 @@ def main() -> None:
     print("\nBeginning of a pass")
     for length in (THRESHOLD, THRESHOLD + 1, num_records):
         measure_starts(length)
+    measure_loading(min(num_records, 256_000), rounds)
     print("\nRecords of batch 10**9 of 10**12 records, slot 0 of 4, batch 256", flush=True)
     subprocess.run([sys.executable, "-c", FAR_BATCH], check=True)
 
