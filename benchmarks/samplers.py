@@ -6,8 +6,8 @@ Each contestant goes through one whole shuffled pass as one of 4 ranks, or as th
 batches of 256, with what it does at the start of a pass. Determined's chain runs where it is
 installed, as do torchdata and grain. Budgets: with 4 ranks at most 1/15 of Determined's time for an
 index; with 1 rank no slower than torch; no pass begins with more than 1 ms; the records of batch
-10**9 of 10**12 records in 1 ms and 8 MB; a pass over a tensor dataset, loaded in batches of 32, in at
-most 1/3 of the time of torch's loader.
+10**9 of 10**12 records in 1 ms and 8 MB; a tensor dataset loaded in batches of 32 in at most 1/3 of
+the time of torch's loader.
 """
 
 from __future__ import annotations
