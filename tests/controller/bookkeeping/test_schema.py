@@ -54,12 +54,6 @@ def test_public_names_are_sorted() -> None:
     assert bookkeeping.__all__ == sorted(bookkeeping.__all__)
 
 
-def test_states_tell_what_can_be_resumed() -> None:
-    assert [state.name for state in RunState if state.is_running] == ["RUNNING"]
-    resumable = [state.name for state in RunState if state.can_resume]
-    assert resumable == ["PAUSED", "ERROR", "KILLED", "DEAD"]
-
-
 def test_states_are_stored_by_name(database: Database, attempt: AttemptRow) -> None:
     with database.snapshot() as session:
         assert session.scalar(text("SELECT state FROM attempts")) == "RUNNING"

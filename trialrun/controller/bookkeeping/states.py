@@ -26,11 +26,6 @@ class RunState(enum.Enum):
         """Whether a process works on it now, as far as the records tell."""
         return self is RunState.RUNNING
 
-    @property
-    def can_resume(self) -> bool:
-        """Whether it stopped before its end, so that a new attempt can go on."""
-        return self not in (RunState.RUNNING, RunState.COMPLETED)
-
 
 class StopRequest(enum.Enum):
     """What a running attempt has been asked to do at its next batch boundary."""
