@@ -132,6 +132,22 @@ def test_any_object_with_length_and_items_is_a_dataset() -> None:
     assert (len(loader.dataset), loader.batch_size, loader.shuffle) == (2, 2, None)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 4},
+        {"batch_size": 4, "drop_last": True},
+        {"batch_size": 5},
+        {"batch_size": 2, "sampler": [3, 1, 2]},
+        {"batch_sampler": [[1, 2], [3]]},
+    ],
+)
+def test_its_length_is_torchs(arguments: Any) -> None:
+    assert len(DataLoader(range(10), **arguments)) == len(
+        TorchDataLoader(range(10), **arguments)  # type: ignore[arg-type]
+    )
+
+
 def test_the_arguments_stand_in_torchs_order() -> None:
     mine = list(inspect.signature(DataLoader).parameters)
     assert mine == list(inspect.signature(TorchDataLoader).parameters)

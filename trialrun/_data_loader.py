@@ -95,6 +95,18 @@ class DataLoader:
                 "while they are loaded, are functions of the trial's seed."
             )
 
+    def __len__(self) -> int:
+        """Returns the batches of one pass, as torch counts them: S slots share them out.
+
+        Raises:
+            TypeError: The sampler has no length.
+        """
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)  # type: ignore[arg-type]  # its own error if it has none
+        order = self.dataset if self.sampler is None else self.sampler
+        full, rest = divmod(len(order), self.batch_size)  # type: ignore[arg-type]  # as above
+        return full if self.drop_last else full + (rest > 0)
+
     def _check_dataset(self) -> None:
         kind = type(self.dataset).__name__
         if isinstance(self.dataset, IterableDataset) or not (
