@@ -119,7 +119,7 @@ def test_the_environment_is_read_in_one_place() -> None:
                 names = {alias.name for alias in node.names}
                 assert not names & {"environ", "getenv"}, f"{name} imports it by name"
     assert readers.pop("trialrun.controller.home") == set()
-    # Torch's agent hands a process its place so, and is told which signals are not its own;
+    # Torch's agent hands a process its place in this way, and is told that no signal is its own;
     # Python its order of hashes.
     assert readers == {
         "trialrun.controller.launch.agent": {"'TORCHELASTIC_SIGNALS_TO_HANDLE'"},

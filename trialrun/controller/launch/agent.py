@@ -108,10 +108,10 @@ class Agent(LocalElasticAgent):
         if self.exit_codes and not was_lost:
             self._on_loss(self.exit_codes)
         result: RunResult = super()._monitor_workers(worker_group)
-        if self.exit_codes:
+        if result.is_failed():
             self._note_exit_codes()
-            if result.state is WorkerState.HEALTHY:
-                return RunResult(state=WorkerState.FAILED)
+        elif self.exit_codes:
+            return RunResult(state=WorkerState.FAILED)
         return result
 
     def _note_exit_codes(self) -> None:

@@ -96,6 +96,7 @@ def train_process(assignment: Assignment) -> str:
     local_rank = int(os.environ["LOCAL_RANK"])
     _redirect_output(log_file(assignment.attempt_folder, rank))
     stop_request = StopRequest()
+    _hear_signals(stop_request)
     if assignment.lock is not None:
         assignment.lock.keep_from_children()
     process = _Process(assignment, stop_request, rank, local_rank)
@@ -274,12 +275,15 @@ def _redirect_output(path: Path) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def _listen(stop_request: StopRequest, bell: BellListener, on_dead: Callable[[], None]) -> None:
-    """Hears stop requests, and that the supervisor, or another process, is gone."""
+def _hear_signals(stop_request: StopRequest) -> None:
     # The terminal sends SIGINT to everybody; what it means is for the supervisor to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Service managers send SIGTERM to everybody, and mean the same for all.
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
+
+
+def _listen(stop_request: StopRequest, bell: BellListener, on_dead: Callable[[], None]) -> None:
+    """Hears stop requests, and that the supervisor, or another process, is gone."""
 
     def listen() -> None:
         while bell.wait():
