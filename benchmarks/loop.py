@@ -1,6 +1,6 @@
 """One training step of a small MLP: trialrun's loop against the plain PyTorch loop, in one process.
 
-    python benchmarks/loop.py [--rounds 7] [--batches 2000]
+    python benchmarks/loop.py [--rounds 21] [--batches 1000]
 
 Both train the same network on the same records with torch's same operations, batch 32, 1 slot, and
 keep the loss of every batch as a tensor. trialrun also draws from addressed streams, reports every
@@ -208,8 +208,8 @@ def has_lightning() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--batches", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for kind in ("per-sample", "tensors"):

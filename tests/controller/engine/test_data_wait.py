@@ -71,7 +71,8 @@ def test_waiting_for_more_than_a_tenth_is_worth_one_advice(
 
 
 @pytest.mark.parametrize(
-    ("loading", "computing", "first"), [(0.1, 1.0, 0.0), (0.0, 1.0, 0.0), (0.05, 1.0, 60.0)]
+    ("loading", "computing", "first"),
+    [(0.1, 1.0, 0.0), (0.0, 1.0, 0.0), (0.05, 1.0, 60.0), (0.0004, 0.0004, 0.0)],
 )
 def test_waiting_for_less_is_not(
     loading: float, computing: float, first: float, caplog: pytest.LogCaptureFixture

@@ -14,13 +14,16 @@ T = TypeVar("T")
 
 _BATCHES: Final = 50
 _SHARE: Final = 0.1
+# What it takes at least to get a batch from another process.
+_HANDOVER_SECONDS: Final = 0.0005
 
 
 class DataWait:
     """Measures the time for which the loop waits for its batches.
 
     When more than a tenth of the time of 50 batches was spent waiting, one advice says so, once in
-    an attempt. Its id is ``data-wait``.
+    an attempt. Its id is ``data-wait``. Where a batch comes faster than a loader worker could hand
+    it over, there is nothing to advise.
 
     Args:
         num_workers: Loader processes of this training process.
@@ -66,7 +69,8 @@ class DataWait:
 
     def _look(self, waited: float, elapsed: float) -> None:
         self.share = waited / elapsed
-        if self.share > _SHARE and not self._is_silent:
+        is_slow = waited > _HANDOVER_SECONDS * self._window
+        if self.share > _SHARE and is_slow and not self._is_silent:
             self._is_silent = True
             logger.warning(
                 "Training waits for data %.0f %% of the time (of the last %d batches). %s To "
