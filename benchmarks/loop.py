@@ -128,6 +128,7 @@ def run_trialrun(kind: str, num_batches: int, folder: Path) -> float:
             "validation_period": None,
             "checkpoint_period": None,
             "checkpoint_policy": "none",
+            "silence": ["data-wait"],
             "hyperparameters": {"kind": kind},
         }
     )
