@@ -12,6 +12,8 @@ from trialrun.controller.checkpoints.identity import RunIdentity
 IDENTITY = RunIdentity(
     seed=3,
     dataset_length=100,
+    pass_length=50,
+    record_order="Subset -> Shuffle",
     global_batch_size=8,
     num_slots=4,
     aggregation_frequency=1,
@@ -25,6 +27,11 @@ IDENTITY = RunIdentity(
 OTHERS: dict[str, tuple[Any, str]] = {
     "seed": (4, "the seed was 4 and is now 3"),
     "dataset_length": (99, "the length of the training data was 99 and is now 100"),
+    "pass_length": (40, "the length of a pass over the training data was 40 and is now 50"),
+    "record_order": (
+        "Subset",
+        "the order of the training data was 'Subset' and is now 'Subset -> Shuffle'",
+    ),
     "global_batch_size": (16, "the global batch size was 16 and is now 8"),
     "num_slots": (2, "the number of slots was 2 and is now 4"),
     "aggregation_frequency": (2, "the aggregation frequency was 2 and is now 1"),
