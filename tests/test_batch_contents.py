@@ -106,6 +106,28 @@ def test_arrays_become_tensors_of_the_same_values_unless_they_hold_text() -> Non
     assert isinstance(text, np.ndarray)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3)[:, ::-1],
+        np.arange(3, dtype=">f4"),
+        np.arange(4, dtype=">i2")[::-2],
+        np.arange(6.0)[::2],
+        np.array(2.5),
+    ],
+)
+def test_arrays_of_any_layout_become_tensors(array: Any) -> None:
+    tensor = to_device(array, CPU)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.tolist() == array.tolist()
+    assert tensor.element_size() == array.itemsize
+
+
+def test_an_array_without_a_type_of_torchs_stays_what_it_is() -> None:
+    array = np.arange(3, dtype=np.longdouble)
+    assert to_device(array, CPU) is array
+
+
 def test_a_mapping_keeps_its_type_and_order() -> None:
     ordered = OrderedDict(b=torch.zeros(1), a=torch.ones(1))
     moved = to_device(ordered, META)

@@ -4,6 +4,7 @@ import inspect
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
@@ -74,12 +75,12 @@ def test_an_empty_dataset_is_refused() -> None:
         ),
         (
             {"sampler": 3},
-            "sampler= is a int, which cannot be iterated. Give a sampler of trialrun.samplers or "
-            "of torch.",
+            "sampler= is of type int, which cannot be iterated. Give a sampler of "
+            "trialrun.samplers or of torch.",
         ),
         (
             {"batch_sampler": 3},
-            "batch_sampler= is a int, which cannot be iterated. Give a sampler of "
+            "batch_sampler= is of type int, which cannot be iterated. Give a sampler of "
             "trialrun.samplers or of torch.",
         ),
         (
@@ -97,6 +98,20 @@ def test_an_empty_dataset_is_refused() -> None:
             "timeout=nan is no number of seconds of at least 0; 0 waits for ever.",
         ),
         ({"num_workers": -1}, "num_workers=-1 is not a whole number of at least 0."),
+        (
+            {"timeout": None},
+            "timeout=None is no number of seconds of at least 0; 0 waits for ever.",
+        ),
+        (
+            {"multiprocessing_context": "fork"},
+            "multiprocessing_context='fork' needs worker processes. Set num_workers to 1 or more, "
+            "or leave it out.",
+        ),
+        (
+            {"multiprocessing_context": "spork", "num_workers": 1},
+            "multiprocessing_context='spork' is no way to start processes here. Choose one of "
+            "fork, spawn, forkserver.",
+        ),
         (
             {"timeout": -1, "num_workers": 1},
             "timeout=-1 is no number of seconds of at least 0; 0 waits for ever.",
@@ -160,6 +175,20 @@ def test_a_generator_is_taken_with_a_word(caplog: pytest.LogCaptureFixture) -> N
         "DataLoader(generator=...) is not used: the order of the records, and all draws while "
         "they are loaded, are functions of the trial's seed."
     ]
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    loader = DataLoader([1, 2], batch_size=np.int64(2), num_workers=np.int8(0))
+    assert (type(loader.batch_size), loader.batch_size, loader.num_workers) == (int, 2, 0)
+
+
+def test_a_dataset_that_cannot_tell_its_length_is_refused() -> None:
+    with pytest.raises(InvalidDataLoaderError) as caught:
+        DataLoader(np.array(5))
+    assert str(caught.value) == (
+        "The dataset (ndarray) has no length: len() of unsized object. Exact resume needs one: "
+        "give a map-style dataset."
+    )
 
 
 def test_its_error_is_a_value_error() -> None:

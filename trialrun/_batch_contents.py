@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trialrun._errors import InvalidTrialError
 
+_TORCH_FLOATS = {"float16", "float32", "float64", "complex64", "complex128"}
+
 
 def data_length(batch: Any) -> int:
     """Returns the number of records in a batch: the length of its first tensor or array.
@@ -62,12 +64,13 @@ def _length(data: Any) -> int | None:
 def to_device(data: Any, device: torch.device) -> Any:
     """Returns the data with every tensor and numeric array, however deep, on the device.
 
-    Containers keep their types; what is on the device already is not copied.
+    What is on the device already is not copied. Dictionaries, lists, tuples, named tuples,
+    dataclasses and classes derived from them keep their types; another mapping becomes a ``dict``.
 
     Args:
         data: Tensors, numpy arrays, objects with ``.to`` (packed sequences, graphs, tokenized
-            texts), and dictionaries, lists, tuples, named tuples and dataclasses of them. Anything
-            else is handed back as it is.
+            texts), and containers of them. Anything else is handed back as it is, arrays of text,
+            objects or 128 bits among them, for which torch has no type.
         device: Where to put them.
     """
     if isinstance(data, torch.Tensor):
@@ -80,7 +83,7 @@ def to_device(data: Any, device: torch.device) -> Any:
     if isinstance(data, list | tuple):
         return type(data)([to_device(value, device) for value in data])
     if isinstance(data, np.ndarray):
-        return torch.from_numpy(data).to(device) if data.dtype.kind in "fciub" else data
+        return _as_tensor(data).to(device) if _has_torch_type(data) else data
     if isinstance(data, Mapping):
         moved = {key: to_device(value, device) for key, value in data.items()}
         if type(data) is dict or not isinstance(data, dict):
@@ -96,3 +99,14 @@ def to_device(data: Any, device: torch.device) -> Any:
             object.__setattr__(duplicate, field.name, value)  # also where the class is frozen
         return duplicate
     return data
+
+
+def _has_torch_type(array: np.ndarray[Any, Any]) -> bool:
+    # Long doubles, of 16 bytes, are numbers too.
+    return array.dtype.kind in "iub" or array.dtype.name in _TORCH_FLOATS
+
+
+def _as_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    # Torch knows neither steps backwards, as a flip leaves them, nor foreign byte orders.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native if min(native.strides, default=0) >= 0 else native.copy())

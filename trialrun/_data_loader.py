@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import multiprocessing
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -116,7 +118,14 @@ class DataLoader:
                 f"The dataset is a {kind}, without __len__ and __getitem__. Exact resume needs "
                 "random access: give a map-style dataset."
             )
-        if len(self.dataset) == 0:
+        try:
+            num_records = len(self.dataset)
+        except TypeError as error:  # an array without dimensions, or a dataset that cannot say
+            raise InvalidDataLoaderError(
+                f"The dataset ({kind}) has no length: {error}. Exact resume needs one: give a "
+                "map-style dataset."
+            ) from error
+        if num_records == 0:
             raise InvalidDataLoaderError(
                 f"The dataset ({kind}) is empty: there is nothing to load. Check the path or the "
                 "split that it reads."
@@ -145,12 +154,12 @@ class DataLoader:
                 "sampler= was given together with shuffle=True. Leave shuffle out, or put "
                 "trialrun.samplers.ReproducibleShuffleSampler around the sampler."
             )
-        _require_at_least("batch_size", self.batch_size, 1)
+        self._require_whole("batch_size", 1)
         for name in ("sampler", "batch_sampler"):
             value = getattr(self, name)
             if value is not None and not hasattr(value, "__iter__"):
                 raise InvalidDataLoaderError(
-                    f"{name}= is a {type(value).__name__}, which cannot be iterated. Give a "
+                    f"{name}= is of type {type(value).__name__}, which cannot be iterated. Give a "
                     "sampler of trialrun.samplers or of torch."
                 )
         if self.drop_last and self.sampler is None and len(self.dataset) < self.batch_size:
@@ -160,21 +169,29 @@ class DataLoader:
             )
 
     def _check_workers(self) -> None:
-        _require_at_least("num_workers", self.num_workers, 0)
+        self._require_whole("num_workers", 0)
         if not self.in_order:
             raise InvalidDataLoaderError(
                 "in_order=False hands out batches in the order in which workers finish them, which "
                 "no run repeats. Leave it at True."
             )
-        if not (math.isfinite(self.timeout) and self.timeout >= 0):
+        if not (isinstance(self.timeout, int | float) and 0 <= self.timeout < math.inf):
             raise InvalidDataLoaderError(
                 f"timeout={self.timeout!r} is no number of seconds of at least 0; 0 waits for ever."
+            )
+        methods = multiprocessing.get_all_start_methods()
+        context = self.multiprocessing_context
+        if isinstance(context, str) and context not in methods:
+            raise InvalidDataLoaderError(
+                f"multiprocessing_context={context!r} is no way to start processes here. Choose "
+                f"one of {', '.join(methods)}."
             )
         if self.num_workers == 0:
             for name, default in (
                 ("prefetch_factor", None),
                 ("persistent_workers", False),
                 ("timeout", 0),
+                ("multiprocessing_context", None),
             ):
                 if getattr(self, name) != default:
                     raise InvalidDataLoaderError(
@@ -182,11 +199,16 @@ class DataLoader:
                         "to 1 or more, or leave it out."
                     )
         elif self.prefetch_factor is not None:
-            _require_at_least("prefetch_factor", self.prefetch_factor, 1)
+            self._require_whole("prefetch_factor", 1)
 
-
-def _require_at_least(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InvalidDataLoaderError(
-            f"{name}={value!r} is not a whole number of at least {minimum}."
-        )
+    def _require_whole(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        try:
+            number = operator.index(value)  # numpy's numbers too
+        except TypeError:
+            number = minimum - 1
+        if isinstance(value, bool) or number < minimum:
+            raise InvalidDataLoaderError(
+                f"{name}={value!r} is not a whole number of at least {minimum}."
+            )
+        object.__setattr__(self, name, number)

@@ -1,7 +1,6 @@
 """A linear model on data that can only be streamed, through loaders that trialrun does not build.
 
-Hyperparameters: ``loader`` (stateful, shuffled, dataset, stateless, endless, empty, once),
-``num_workers``.
+Hyperparameters: ``loader`` (a key of the dictionary below), ``num_workers``, ``validation``.
 """
 
 import torch
@@ -71,6 +70,8 @@ class Map(torch.utils.data.Dataset):
 
 
 class Streaming(Linear):
+    shared = DataLoader(Stream(0, 1))
+
     def set_up(self):
         if self.hparams.get("allowed", True):
             self.context.experimental.disable_dataset_reproducibility_checks()
@@ -91,6 +92,8 @@ class Streaming(Linear):
             "empty": lambda: [],
             "once": lambda: iter([records(2).tensors]),
             "number": lambda: 3,
+            "shared": lambda: self.shared,
+            "mixed": lambda: [] if shard[0] == 0 else DescribedLoader(records(7)),
         }[self.hparams["loader"]]()
 
     def build_validation_data_loader(self):

@@ -22,9 +22,6 @@ from trialrun.controller.liveness import trial_of_experiment
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 from trialrun.samplers.record_order import BatchRecords, RecordOrder, RecordUse
 
-_KNOWN_ORDERS = {"Sequential": False, "Sequential -> Shuffle": True}
-"""Chains that their names describe completely, and whether they shuffle."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordHistory:
@@ -60,11 +57,11 @@ class RecordHistory:
                 "not on record. Submit or resume it first."
             )
         data = plan["data"]
-        is_shuffled = _KNOWN_ORDERS.get(data["record_order"])
+        is_shuffled = data["is_shuffled"]
         if is_shuffled is None:
             raise BookkeepingError(
-                f"Experiment {experiment_id} orders its records by samplers of its own "
-                f"({data['record_order']}), of which only the names are on record. Ask the sampler "
+                f"Experiment {experiment_id} orders its records by a sampler or loader of its own "
+                f"({data['record_order']}), of which only the name is on record. Ask the sampler "
                 "itself: sampler.take(start, stop)."
             )
         if is_shuffled and data["shuffle_version"] != ALGORITHM_VERSION:
@@ -102,7 +99,10 @@ class RecordHistory:
                 f"There is no slot {slot}: the trial has {self.order.num_slots}, counted from 0."
             )
         slots = range(self.order.num_slots) if slot is None else [slot]
-        return {number: self.order.records(batch, number) for number in slots}
+        try:
+            return {number: self.order.records(batch, number) for number in slots}
+        except ValueError as error:  # beyond what 64 bits can count
+            raise BookkeepingError(f"There is no batch {batch}: {error}") from error
 
     def uses(self, record: int) -> list[RecordUse]:
         """Returns every use of a record up to the trial's end, the first one first.

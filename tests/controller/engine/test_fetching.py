@@ -54,6 +54,7 @@ def assert_same(found: Any, expected: Any) -> None:
     if isinstance(expected, torch.Tensor):
         assert found.dtype == expected.dtype
         assert torch.equal(found, expected)
+        assert found.stride() == expected.stride()
     elif isinstance(expected, dict):
         assert list(found) == list(expected)
         for name in expected:
@@ -72,6 +73,7 @@ DATASETS = {
     "array": (lambda _: ROWS.numpy(), ArrayFetcher),
     "array of numbers": (lambda _: np.arange(5, dtype=np.uint8), ArrayFetcher),
     "array in a file": (memory_mapped, ArrayFetcher),
+    "array in another layout": (lambda _: np.asfortranarray(ROWS.numpy()), ArrayFetcher),
     "Hugging Face": (lambda _: hugging_face(None), ColumnFetcher),
     "Hugging Face, torch": (lambda _: hugging_face("torch"), ColumnFetcher),
     "Hugging Face, numpy": (lambda _: hugging_face("numpy"), ColumnFetcher),
@@ -108,6 +110,18 @@ def test_an_arrow_table_gives_its_columns() -> None:
     assert_same(BatchFunction(DataLoader(table()))(IDS), expected)
     rows = BatchFunction(DataLoader(table(), collate_fn=lambda records: records))(IDS)
     assert rows[0] == {"x": 4.5, "label": 5, "text": "e", "pair": [9, 10]}
+
+
+def test_an_arrow_batch_is_a_table_too() -> None:
+    batch = pa.record_batch({"flag": [True, False, True, True, False], "text": list("abcde")})
+    assert_same(
+        BatchFunction(DataLoader(batch))(IDS),
+        {"flag": torch.tensor([False, True, True]), "text": ["e", "a", "d"]},
+    )
+
+
+def test_what_is_no_table_is_read_record_by_record() -> None:
+    assert type(make_fetcher(pa.array([1, 2, 3, 4, 5]))) is RecordFetcher
 
 
 def test_an_arrow_column_with_gaps_is_refused_in_every_batch_that_has_one() -> None:

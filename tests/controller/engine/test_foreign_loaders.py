@@ -139,10 +139,24 @@ def test_a_loader_that_gives_nothing_is_refused(
     )
 
 
+def test_one_loader_for_several_slots_is_refused(tmp_path: Path) -> None:
+    assert refused("shared", tmp_path) == (
+        "build_training_data_loader returned the same DataLoader for the slots 0 and 1, which "
+        "would take each other's batches. Make a new loader in every call."
+    )
+
+
+def test_slots_with_loaders_of_different_kinds_are_refused(tmp_path: Path) -> None:
+    assert refused("mixed", tmp_path) == (
+        "build_training_data_loader returned a trialrun.DataLoader for slot 1, and another loader "
+        "for slot 0. Return the same kind for every slot."
+    )
+
+
 def test_what_cannot_be_iterated_over_is_refused(tmp_path: Path) -> None:
-    assert refused("number", tmp_path) == (
-        "build_training_data_loader returned a int, which cannot be iterated over. Return a "
-        "trialrun.DataLoader, or a loader."
+    assert refused("number", tmp_path, slots=1) == (
+        "build_training_data_loader returned an object of type int, which cannot be iterated over. "
+        "Return a trialrun.DataLoader, or a loader."
     )
 
 

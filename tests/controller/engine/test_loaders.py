@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -122,6 +126,72 @@ def test_draws_belong_to_batch_and_slot_wherever_loading_begins() -> None:
     alone = take(loader, 2, 2, num_slots=2, slots=range(1, 2))
     assert torch.equal(alone[0], both[2 * 2 + 1])
     assert torch.equal(alone[1], both[2 * 3 + 1])
+
+
+def mark(worker: int) -> None:
+    os.environ["TRIALRUN_TEST_WORKER"] = str(worker + 7)
+
+
+class Marked(Numbers):
+    """Record i is what the worker's own start left in its environment."""
+
+    def __getitem__(self, index: int) -> Any:
+        return int(os.environ.get("TRIALRUN_TEST_WORKER", 0))
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver", multiprocessing.get_context("spawn")])
+def test_workers_can_be_started_in_other_ways(context: Any) -> None:
+    def loader(**arguments: Any) -> DataLoader:
+        return DataLoader(Augmented(11), batch_size=3, shuffle=True, **arguments)
+
+    (expected,) = take(loader(), 4, 1)
+    (loaded,) = take(loader(num_workers=1, multiprocessing_context=context), 4, 1)
+    assert torch.equal(loaded, expected)
+
+
+def test_a_workers_own_start_is_called_with_its_number() -> None:
+    loader = DataLoader(Marked(11), num_workers=2, worker_init_fn=mark)
+    assert [batch.item() for batch in take(loader, 0, 4)] == [7, 8, 7, 8]
+
+
+def test_pinning_without_a_gpu_changes_nothing() -> None:
+    plain, pinned = (
+        take(DataLoader(Augmented(11), batch_size=3, pin_memory=pin), 2, 3) for pin in (False, True)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, pinned, strict=True))
+
+
+STUCK = """
+import time
+import torch
+from trialrun import DataLoader
+from trialrun.controller.engine.loaders import TrainingData
+
+
+class Stuck(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        time.sleep(3600)
+
+
+data = TrainingData(
+    DataLoader(Stuck(), num_workers=1, timeout=0.2), seed=0, num_slots=1, slots=range(1)
+)
+try:
+    next(data.batches_from(0))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_worker_that_is_stuck_is_told_of_and_ended() -> None:
+    # It would sleep for an hour; the process must not wait for it.
+    result = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "timed out after 0.2 seconds" in result.stdout
 
 
 def test_starting_workers_draws_nothing_from_the_process() -> None:

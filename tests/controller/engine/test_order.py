@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.utils.data
 from trialrun import DataLoader, InvalidDataLoaderError, samplers
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
 from trialrun.controller.engine.order import DataOrder
+from trialrun.samplers.sequences import IndexSequence
 
 SEED = 5
 
@@ -40,13 +42,31 @@ def test_a_sampler_is_repeated_and_shared_out() -> None:
     subset = samplers.SubsetSampler([7, 1, 5])
     loader = DataLoader(range(10), batch_size=2, sampler=subset)
     assert batches(loader, 3, num_slots=2) == [[7, 5], [1, 7], [1, 7], [5, 1], [5, 1], [7, 5]]
-    data = train(loader, num_slots=2)
-    assert (data.facts.dataset_length, data.facts.pass_length, data.facts.epoch_length) == (
-        10,
-        3,
-        1,
+    facts = train(loader, num_slots=2).facts
+    assert (facts.dataset_length, facts.pass_length, facts.epoch_length) == (10, 3, 1)
+    assert re.fullmatch("Subset #[0-9a-f]{8}", facts.record_order)
+    assert facts.is_shuffled is None
+
+
+def test_a_sampler_with_other_seeds_or_weights_is_another_order() -> None:
+    def order(sampler: Any) -> str:
+        return train(DataLoader(range(30), batch_size=2, sampler=sampler)).facts.record_order
+
+    def shuffle(seed: int) -> Any:
+        return samplers.ReproducibleShuffleSampler(samplers.SequentialSampler(30), seed)
+
+    assert order(shuffle(1)) == order(shuffle(1)) != order(shuffle(2))
+    weights = [1.0] * 30
+    drawn = order(samplers.WeightedSampler(weights, 30, 1))
+    assert drawn != order(samplers.WeightedSampler([2.0, *weights[1:]], 30, 1))
+    assert order(samplers.SubsetSampler([3, 1])) != order(samplers.SubsetSampler([1, 3]))
+    by_length = [samplers.LengthGroupedBatchSampler(range(30), 4, seed) for seed in (1, 2)]
+    first, second = (
+        train(DataLoader(range(30), batch_sampler=sampler)).facts.record_order
+        for sampler in by_length
     )
-    assert data.facts.record_order == "Subset"
+    assert first != second
+    assert train(DataLoader(range(30), shuffle=True)).facts.record_order == "Sequential -> Shuffle"
 
 
 def test_a_shuffling_sampler_orders_as_shuffle_does() -> None:
@@ -169,10 +189,40 @@ def test_a_chain_that_shares_out_or_skips_is_refused() -> None:
         (samplers.SkipSampler(records, 1), "Sequential -> Skip"),
     ):
         assert message(train, DataLoader(range(8), sampler=sampler)) == (
-            f"The sampler is the chain {stages}. trialrun itself repeats it, distributes it over "
-            "the slots and skips what was trained on; give the chain only up to there, such as "
+            f"The sampler is the chain {stages}. trialrun itself distributes it over the slots and "
+            "skips what was trained on; give the chain only up to there, such as "
             "ReproducibleShuffleSampler(...)."
         )
+
+
+def test_validation_data_is_shared_out_by_trialrun_alone() -> None:
+    records = samplers.SequentialSampler(8)
+    torchs = torch.utils.data.DistributedSampler(range(8), num_replicas=2, rank=0)
+    for sampler in (samplers.DistributedSampler(records, 2, 0), torchs):
+        loader = DataLoader(range(8), batch_size=2, sampler=sampler)
+        assert "trialrun itself distributes it over the slots" in message(
+            ValidationData, loader, seed=SEED, num_slots=2, slots=range(2)
+        )
+
+
+@pytest.mark.parametrize("length", [3, 10, 5_000, 40_000])
+def test_the_first_batch_waits_for_no_other(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    take = IndexSequence.take
+
+    def counting(self: Any, start: int, stop: int) -> Any:
+        asked.append(stop - start)
+        return take(self, start, stop)
+
+    data = train(DataLoader(range(length), batch_size=2, shuffle=True), num_slots=2)
+    stream = data.batches_from(10**6)
+    monkeypatch.setattr(IndexSequence, "take", counting)
+    next(stream)
+    assert asked == [1, 1]
+    for _ in range(20_000):
+        next(stream)
+    # Blocks grow, but a block of short passes is short too.
+    assert max(asked) == min(4096, 16 * -(-length // 4))
 
 
 def test_a_sampler_of_another_dataset_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trialrun._context import TrialContext
@@ -58,15 +58,18 @@ class SourceBuilder:
         """
         slots = self._execution.slot_numbers
         build = self._trial.build_training_data_loader
-        loader = self._call(build, _TRAINING, slots.start)
+        # A description is for all slots: on every process the one that is made for slot 0.
+        loader = self._call(build, _TRAINING, 0)
         if isinstance(loader, DataLoader):
             return TrainingData(
                 loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
             )
         self._require_allowed(loader, "build_training_data_loader")
-        loaders = {slots.start: loader}
-        for slot in slots[1:]:
-            loaders[slot] = self._call(build, _TRAINING, slot)
+        loaders = {0: loader} if 0 in slots else {}
+        for slot in slots:
+            if slot not in loaders:
+                loaders[slot] = self._call(build, _TRAINING, slot)
+        _require_one_each(loaders)
         return ForeignTrainingData(loaders, generators=self._generators, warns=self._is_chief)
 
     def validation(self) -> ValidationSource:
@@ -76,7 +79,7 @@ class SourceBuilder:
             InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
         """
         slots = self._execution.slot_numbers
-        loader = self._call(self._trial.build_validation_data_loader, _VALIDATION, slots.start)
+        loader = self._call(self._trial.build_validation_data_loader, _VALIDATION, 0)
         if isinstance(loader, DataLoader):
             return ValidationData(
                 loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
@@ -100,3 +103,19 @@ class SourceBuilder:
                 "batch, so that it can resume at any of them. For data that can only be streamed, "
                 "call context.experimental.disable_dataset_reproducibility_checks() in __init__."
             )
+
+
+def _require_one_each(loaders: Mapping[int, Any]) -> None:
+    for slot, loader in loaders.items():
+        if isinstance(loader, DataLoader):
+            raise InvalidTrialError(
+                f"build_training_data_loader returned a trialrun.DataLoader for slot {slot}, and "
+                "another loader for slot 0. Return the same kind for every slot."
+            )
+        for other in loaders:
+            if other < slot and loaders[other] is loader:
+                raise InvalidTrialError(
+                    f"build_training_data_loader returned the same {type(loader).__name__} for the "
+                    f"slots {other} and {slot}, which would take each other's batches. Make a new "
+                    "loader in every call."
+                )

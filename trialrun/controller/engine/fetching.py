@@ -1,7 +1,8 @@
 """Fetches the records of one batch from a dataset: in one call where the dataset can answer it.
 
-Whatever the way, the batch is the one that torch's ``default_collate`` makes of the single records;
-gathering it whole is only faster.
+Whatever the way, the batch is the one that torch's ``default_collate`` makes of single records;
+gathering it whole is only faster. An Arrow table, of which torch makes nothing, gives its columns
+in their own types.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class ArrayFetcher(Fetcher):
         """Returns a tensor of shape (B, ...)."""
         if isinstance(self._dataset, torch.Tensor):
             return self._dataset.index_select(0, torch.from_numpy(ids).to(self._dataset.device))
-        return torch.from_numpy(np.asarray(self._dataset[ids]))
+        return torch.from_numpy(np.ascontiguousarray(self._dataset[ids]))
 
     def records(self, ids: RecordIds) -> list[Any]:
         """Returns the rows, as the dataset gives them."""
@@ -127,7 +128,7 @@ class TableFetcher(Fetcher):
 def _values(column: Any) -> Any:
     # With gaps, numbers would come as floats in one batch and as integers in the next.
     if column.null_count == 0:
-        array = column.to_numpy()
+        array = column.to_numpy(zero_copy_only=False)
         if _is_numeric(array):
             return array
     return column.to_pylist()
@@ -159,7 +160,7 @@ def make_fetcher(dataset: MapDataset) -> Fetcher:
         # A Hugging Face dataset, or one of its kind.
         has_columns = hasattr(dataset, "column_names") and hasattr(dataset, "features")
         return ColumnFetcher(dataset) if has_columns else ListFetcher(dataset)
-    if hasattr(dataset, "take") and hasattr(dataset, "to_pylist"):  # an Arrow table
+    if all(hasattr(dataset, name) for name in ("take", "to_pylist", "column_names")):  # Arrow's
         return TableFetcher(dataset)
     return RecordFetcher(dataset)
 

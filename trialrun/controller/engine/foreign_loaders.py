@@ -48,6 +48,7 @@ class ForeignTrainingData(TrainingSource):
         num_batches = _length(first)
         self.facts = DataFacts(
             record_order=type(first).__name__,
+            is_shuffled=None,
             dataset_length=_length(getattr(first, "dataset", None)),
             pass_length=num_batches,
             batch_size=getattr(first, "batch_size", None),
@@ -209,6 +210,6 @@ def _length(value: Any) -> int | None:
 def _require_iterable(loader: Any, method: str) -> None:
     if not hasattr(loader, "__iter__"):
         raise InvalidDataLoaderError(
-            f"{method} returned a {type(loader).__name__}, which cannot be iterated over. Return a "
-            "trialrun.DataLoader, or a loader."
+            f"{method} returned an object of type {type(loader).__name__}, which cannot be "
+            "iterated over. Return a trialrun.DataLoader, or a loader."
         )

@@ -7,9 +7,9 @@ process does the loading.
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from trialrun.samplers.addresses import Stream
 
 # Indices that are computed at once: numpy's cost for a call is spread over them.
 _BLOCK_RECORDS = 8192
+_BLOCK_PASSES = 16
 
 
 class BatchAddress(NamedTuple):
@@ -123,11 +124,16 @@ class _WorkerStart:
         self._user_function = user_function
 
     def __call__(self, worker: int) -> None:
-        # Service managers send it to everybody; the training process says when loading ends.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Service managers send it to everybody; the training process says when loading ends. It
+        # does so by the same signal to a worker that is stuck, and again when it ends itself.
+        signal.signal(signal.SIGTERM, _obey_the_next_one)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._user_function is not None:
             self._user_function(worker)
+
+
+def _obey_the_next_one(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _identity(batch: Any) -> Any:
@@ -149,15 +155,19 @@ class TrainingData(TrainingSource):
 
     def __init__(self, loader: DataLoader, *, seed: int, num_slots: int, slots: range) -> None:
         order = DataOrder.of(loader, seed)
+        epoch_length = order.epoch_length(num_slots)
         self.num_workers = loader.num_workers
         self.facts = DataFacts(
-            record_order=order.stages,
+            record_order=order.describe(),
+            is_shuffled=order.is_shuffled,
             dataset_length=order.dataset_length,
             pass_length=order.pass_length,
             batch_size=order.batch_size,
-            epoch_length=order.epoch_length(num_slots),
+            epoch_length=epoch_length,
         )
-        self._block_batches = max(1, _BLOCK_RECORDS // order.batch_size)
+        per_slot = max(1, _BLOCK_RECORDS // order.batch_size)
+        # A few passes at most: short ones cost by their number.
+        self._block_batches = min(per_slot, _BLOCK_PASSES * epoch_length)
         self._loader = loader
         self._seed = seed
         self._slots = slots
@@ -167,12 +177,14 @@ class TrainingData(TrainingSource):
         """Iterates over (batch k, each slot of this process), for k from ``first_batch`` on."""
 
         def make_addresses() -> Iterator[BatchAddress]:
-            block = self._block_batches
-            for start in itertools.count(first_batch, block):
-                blocks = [share.take(start, start + block) for share in self._shares]
+            start, length = first_batch, 1
+            while True:
+                blocks = [share.take(start, start + length) for share in self._shares]
                 for batch, rows in enumerate(zip(*blocks, strict=True), start):
                     for slot, row in zip(self._slots, rows, strict=True):
                         yield BatchAddress(batch, slot, row)
+                # Blocks grow, so that the first batch does not wait for thousands.
+                start, length = start + length, min(4 * length, self._block_batches)
 
         return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator
+
+import numpy as np
 
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidDataLoaderError
@@ -30,6 +33,8 @@ from trialrun.samplers.sequences import Batches, IndexSequence
 
 # What the controller does itself, once for each slot and attempt.
 _OWN_STAGES = ("Distributed", "Skip")
+# Items of two passes of which a fingerprint is made.
+_FINGERPRINT_ITEMS = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +46,15 @@ class DataOrder:
         batch_size: Records in a slot's share of a batch; where a batch sampler decides, its most,
             or the average where that is not known.
         drop_last: Whether an epoch is rounded down to whole batches.
+        is_shuffled: Whether every pass has an order of its own; None where the trial gave a
+            sampler, which decides.
         source: The records of a pass, or its batches where the user gave a batch sampler.
     """
 
     dataset_length: int
     batch_size: int
     drop_last: bool
+    is_shuffled: bool | None
     source: RandomAccessSampler | RandomAccessBatchSampler
 
     @classmethod
@@ -61,6 +69,7 @@ class DataOrder:
             InvalidDataLoaderError: A sampler is none, or does not fit.
         """
         dataset_length = len(loader.dataset)
+        is_own = loader.sampler is not None or loader.batch_sampler is not None
         source: RandomAccessSampler | RandomAccessBatchSampler
         with _as_loader_errors():
             if loader.batch_sampler is not None:
@@ -74,6 +83,12 @@ class DataOrder:
         if len(source) == 0:
             raise InvalidDataLoaderError(
                 f"The sampler {source.sequence} gives nothing in a pass. Check what it selects."
+            )
+        if set(_OWN_STAGES) & set(source.sequence.stages):
+            raise InvalidDataLoaderError(
+                f"The sampler is the chain {source.sequence}. trialrun itself distributes it over "
+                "the slots and skips what was trained on; give the chain only up to there, such "
+                "as ReproducibleShuffleSampler(...)."
             )
         num_records = source.sequence.num_records
         if num_records is not None and num_records > dataset_length:
@@ -90,13 +105,35 @@ class DataOrder:
             dataset_length=dataset_length,
             batch_size=batch_size,
             drop_last=loader.drop_last,
+            is_shuffled=None if is_own else bool(loader.shuffle),
             source=source,
         )
 
-    @property
-    def stages(self) -> str:
-        """The chain in words: "Sequential -> Shuffle"."""
-        return str(self.source.sequence)
+    def describe(self) -> str:
+        """Returns the chain in words, such as "Sequential -> Shuffle".
+
+        Names do not tell everything of a sampler of the trial's own, such as its seed or weights;
+        so a fingerprint of what it gives follows them.
+        """
+        chain = str(self.source.sequence)
+        return chain if self.is_shuffled is not None else f"{chain} #{self._fingerprint()}"
+
+    def _fingerprint(self) -> str:
+        """Returns a hash of the first items of two passes: other seeds or weights give another."""
+        length = min(_FINGERPRINT_ITEMS, self.pass_length)
+        with _as_loader_errors():
+            sequence = self.source.sequence
+            if not sequence.is_endless:
+                sequence = (
+                    RepeatBatchSampler(self.source).sequence
+                    if isinstance(self.source, RandomAccessBatchSampler)
+                    else RepeatSampler(self.source).sequence
+                )
+            hashed = hashlib.blake2b(digest_size=4)
+            for start in (0, self.pass_length):
+                for item in sequence.take(start, start + length):
+                    hashed.update(np.asarray(item, dtype="<i8").tobytes())
+        return hashed.hexdigest()
 
     @property
     def pass_length(self) -> int:
@@ -122,18 +159,7 @@ class DataOrder:
         return full if self.drop_last else full + (rest > 0)
 
     def training(self, num_slots: int, slot: int) -> IndexSequence[Batches]:
-        """Returns the endless sequence of one slot's shares, from batch 0.
-
-        Raises:
-            InvalidDataLoaderError: The user's chain shares out or skips already.
-        """
-        for stage in _OWN_STAGES:
-            if stage in self.source.sequence.stages:
-                raise InvalidDataLoaderError(
-                    f"The sampler is the chain {self.stages}. trialrun itself repeats it, "
-                    "distributes it over the slots and skips what was trained on; give the chain "
-                    "only up to there, such as ReproducibleShuffleSampler(...)."
-                )
+        """Returns the endless sequence of one slot's shares, from batch 0."""
         with _as_loader_errors():
             if isinstance(self.source, RandomAccessBatchSampler):
                 batches = self.source
@@ -154,7 +180,8 @@ class DataOrder:
         """
         if self.source.is_endless:
             raise InvalidDataLoaderError(
-                f"The sampler {self.stages} of the validation data has no end. Give a finite one."
+                f"The sampler {self.source.sequence} of the validation data has no end. Give a "
+                "finite one."
             )
         if isinstance(self.source, RandomAccessBatchSampler):
             return self.source.sequence

@@ -141,12 +141,12 @@ class TrialSession:
         )
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        self.plan = _make_plan(config, data.facts)
-        self.identity = _make_identity(spec, self.plan, data.facts, device)
-        self.data_order = {
-            **dataclasses.asdict(data.facts),
-            "shuffle_version": ALGORITHM_VERSION,
-        }
+        # The chief's, which has slot 0: where each slot brings a loader, these may differ.
+        own_facts = dataclasses.asdict(data.facts)
+        facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
+        self.plan = _make_plan(config, facts)
+        self.identity = _make_identity(spec, self.plan, facts, device)
+        self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
         self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, collectives)
@@ -162,7 +162,7 @@ class TrialSession:
             progress = snapshots.restore(contents)
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
-            _warn_of_small_dataset(data.facts, self.plan)
+            _warn_of_small_dataset(facts, self.plan)
         data_wait = DataWait(
             num_workers=data.num_workers,
             num_cores=max(1, num_cores() // collectives.size),

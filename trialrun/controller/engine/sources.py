@@ -16,8 +16,10 @@ class DataFacts:
     """What is known of the training data; None is unknown.
 
     Args:
-        record_order: What orders the records: the chain of samplers, or the class of a loader that
-            trialrun did not build.
+        record_order: What orders the records: the chain of samplers, where it is the trial's own
+            with a fingerprint, or the class of a loader that trialrun did not build.
+        is_shuffled: Whether every pass has an order of its own; None where the trial's own sampler
+            or loader decides, so that the other facts do not tell the order.
         dataset_length: Records in the dataset.
         pass_length: Records in one pass over it, or batches where only those are counted.
         batch_size: Records in a slot's share of a batch.
@@ -25,6 +27,7 @@ class DataFacts:
     """
 
     record_order: str
+    is_shuffled: bool | None
     dataset_length: int | None
     pass_length: int | None
     batch_size: int | None
