@@ -150,8 +150,8 @@ def test_an_order_of_the_trials_own_is_not_guessed(tmp_path: Path) -> None:
     result = place.invoke("data", "show", "1", "--batch", "0")
     assert result.code == 2
     assert re.search(
-        r"Experiment 1 orders its records by a sampler or loader of its own \(Sequential -> Shuffle "
-        r"#[0-9a-f]{8}\), of which only the name is on record\. Ask the sampler itself: ",
+        r"Experiment 1 orders its records by a sampler or loader of its own "
+        r"\(Sequential -> Shuffle #[0-9a-f]{8}\), of which only the name is on record\. Ask the ",
         result.err,
     )
 
