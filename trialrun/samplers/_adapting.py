@@ -11,7 +11,8 @@ import numpy as np
 import torch.utils.data
 from torch.utils.data import Sampler
 
-from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, is_iterable_sampler
+from trialrun.samplers._foreign import ForeignBatches, ForeignRecords
+from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import (
     RandomAccess,
     RandomAccessBatchSampler,

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from trialrun.samplers._adapting import AnySampler, records_of
 from trialrun.samplers._checks import whole_numbers
-from trialrun.samplers._foreign import is_iterable_sampler
+from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import RandomAccessSampler
 from trialrun.samplers.sequences import (
     Count,
