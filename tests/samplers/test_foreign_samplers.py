@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler as TorchBatchSampler
+from torch.utils.data import DistributedSampler as TorchDistributedSampler
 from torch.utils.data import (
     RandomSampler,
     Sampler,
@@ -29,17 +30,21 @@ from trialrun.samplers import (
     ForeignBatchSampler,
     ForeignSampler,
     MixtureSampler,
+    RandomAccessBatchSampler,
+    RandomAccessSampler,
     RepeatBatchSampler,
     RepeatSampler,
     SkipBatchSampler,
     _adapting,
+    as_batch_sampler,
+    as_sampler,
 )
 from trialrun.samplers._foreign_copies import copy_for_pass, pristine_copy
 
 WARNING = (
     "is iterated over once in each pass: its cost and memory grow with the whole pass, and it "
     "resumes exactly only if it is deterministic when seeded. "
-    "trialrun.samplers.ForeignSampler(sampler, seed) says that this is meant."
+    "trialrun.samplers.{} says that this is meant."
 )
 
 
@@ -259,14 +264,14 @@ class Shuffling:
             "sampler in a list": [],
         }.get(kind, order)
         if kind == "sampler in a list":
-            self.order.append(ShufflingSampler("list"))
+            self.order = [ShufflingSampler("list")]
         self.same = self.order
 
     def __len__(self) -> int:
         return 20
 
     def __iter__(self) -> Iterator[int]:
-        order = self.order
+        order: Any = self.order
         assert self.same is order
         if self.kind == "tensor":
             order.copy_(order[torch.randperm(20)])
@@ -488,8 +493,8 @@ def test_one_warning_says_what_it_costs(caplog: pytest.LogCaptureFixture) -> Non
         SkipBatchSampler(TorchBatchSampler(RandomSampler(range(10)), 2, False), 1)
         RepeatBatchSampler(Wrapped(Rotated()))
     assert caplog.messages == [
-        f"torch.utils.data.sampler.RandomSampler {WARNING}",
-        f"{__name__}.Wrapped {WARNING}",
+        "torch.utils.data.sampler.RandomSampler " + WARNING.format("ForeignSampler(sampler, seed)"),
+        f"{__name__}.Wrapped " + WARNING.format("ForeignBatchSampler(batch_sampler, seed)"),
     ]
 
 
@@ -613,3 +618,54 @@ def test_a_mixture_reads_the_length_of_the_dataset_from_torchs_samplers() -> Non
     mixture = MixtureSampler([RandomSampler(range(10), num_samples=4), 5], [1, 1])
     assert mixture.sequence.num_records == 15
     assert set(mixture.take(0, 100)[1::2].tolist()) == {10, 11, 12, 13, 14}
+
+
+def test_as_sampler_makes_ours_of_anything() -> None:
+    ours = RepeatSampler([3, 1])
+    assert as_sampler(ours) is ours
+    assert list(as_sampler([3, 1])) == list(as_sampler(range(3, 0, -2))) == [3, 1]
+    for seed in (5, 6):
+        made = as_sampler(Drawing("random"), seed)
+        assert isinstance(made, RandomAccessSampler)
+        assert list(made) == list(ForeignSampler(Drawing("random"), seed))
+    assert list(as_sampler(Drawing("random"))) == list(as_sampler(Drawing("random"), 0))
+    with pytest.raises(TypeError, match=r"^builtins\.int is not a sampler of records: it has no "):
+        as_sampler(3)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"BatchSampler is not a sampler of records: it is one of b"
+    ):
+        as_sampler(BatchSampler([1], 1))  # type: ignore[arg-type]
+
+
+def test_as_batch_sampler_makes_ours_of_anything() -> None:
+    ours = RepeatBatchSampler([[3, 1], [2]])
+    assert as_batch_sampler(ours) is ours
+    assert list(as_batch_sampler([[3, 1], [2]])) == [[3, 1], [2]]
+    assert list(as_batch_sampler(TorchBatchSampler([3, 1, 2], 2, True))) == [[3, 1]]
+    for seed in (5, 6):
+        made = as_batch_sampler(Wrapped(Drawing("random")), seed)
+        assert isinstance(made, RandomAccessBatchSampler)
+        assert list(made) == list(ForeignBatchSampler(Wrapped(Drawing("random")), seed))
+    inside = as_batch_sampler(TorchBatchSampler(Drawing("random"), 20, False), 6)
+    assert list(inside) == [list(ForeignSampler(Drawing("random"), 6))]
+    with pytest.raises(TypeError, match=r"^builtins\.int is not a sampler of batches: it has no "):
+        as_batch_sampler(3)  # type: ignore[arg-type]
+
+
+def test_a_sampler_that_deals_out_is_a_stage_of_its_kind() -> None:
+    theirs: TorchDistributedSampler[int] = TorchDistributedSampler(
+        range(10),  # type: ignore[arg-type]
+        num_replicas=2,
+        rank=1,
+    )
+    assert as_sampler(theirs).sequence.stages == ("Distributed",)
+    assert RepeatSampler(theirs).sequence.stages == ("Distributed", "Repeat")
+    in_batches = as_batch_sampler(TorchBatchSampler(theirs, 2, False))
+    assert in_batches.sequence.stages == ("Distributed", "Batch")
+    assert as_batch_sampler(Wrapped(theirs)).sequence.stages == ("Distributed",)
+    assert as_batch_sampler(Wrapped(Rotated())).sequence.stages == ("Wrapped",)
+    expected = []
+    for epoch in range(3):
+        theirs.set_epoch(epoch)
+        expected += list(theirs)
+    assert RepeatSampler(theirs).take(0, 15).tolist() == expected

@@ -117,7 +117,7 @@ def records_of(sampler: object, seed: int = 0) -> IndexSequence[Records]:
     # A subclass may have its own order, which must then be asked for.
     if type(sampler) is torch.utils.data.SequentialSampler:
         return Count(len(sampler))
-    _warn_of_iteration(_name(sampler))
+    _warn_of_iteration(_name(sampler), "ForeignSampler(sampler, seed)")
     return ForeignRecords(sampler, seed)
 
 
@@ -135,23 +135,26 @@ def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     if type(batch_sampler) is torch.utils.data.BatchSampler:
         records = records_of(batch_sampler.sampler, seed)
         return Batched(records, batch_sampler.batch_size, batch_sampler.drop_last)
-    _warn_of_iteration(_name(batch_sampler))
+    _warn_of_iteration(_name(batch_sampler), "ForeignBatchSampler(batch_sampler, seed)")
     return ForeignBatches(batch_sampler, seed)
 
 
 def _require_sampler(sampler: object, noun: str, example: str) -> None:
-    if not is_iterable_sampler(sampler):
-        reason = "that has __iter__ and __len__ and whose items have no numbers"
+    missing = [name for name in ("__iter__", "__len__") if not hasattr(sampler, name)]
+    if missing:
+        fault = f"it has no {' and no '.join(missing)}"
+    elif not is_iterable_sampler(sampler):
+        fault = "it gives items by number or key, as a dataset does"
     elif isinstance(sampler, RandomAccess) or (
         noun == "records" and isinstance(sampler, torch.utils.data.BatchSampler)
     ):
         # What is ours and of the right kind was taken before.
-        reason = f"but one of {'batches' if noun == 'records' else 'records'}"
+        fault = f"it is one of {'batches' if noun == 'records' else 'records'}"
     else:
         return
     raise TypeError(
-        f"{_name(sampler)} is not a sampler of {noun}, {reason}. Give one, for example "
-        f"trialrun.samplers.{example}."
+        f"{_name(sampler)} is not a sampler of {noun}: {fault}. Give an object with __iter__ and "
+        f"__len__ over {noun}, for example trialrun.samplers.{example}."
     )
 
 
@@ -169,10 +172,11 @@ def _name(sampler: object) -> str:
 
 # Each slot builds a chain of its own over the same sampler: one warning is enough.
 @functools.cache
-def _warn_of_iteration(name: str) -> None:
+def _warn_of_iteration(name: str, adapter: str) -> None:
     logger.warning(
         "%s is iterated over once in each pass: its cost and memory grow with the whole pass, and "
         "it resumes exactly only if it is deterministic when seeded. "
-        "trialrun.samplers.ForeignSampler(sampler, seed) says that this is meant.",
+        "trialrun.samplers.%s says that this is meant.",
         name,
+        adapter,
     )
