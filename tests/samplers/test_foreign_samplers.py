@@ -607,6 +607,16 @@ def test_items_that_are_no_batches_are_refused() -> None:
         ForeignBatchSampler(Length(1, [3])).take(0, 1)
 
 
+def test_batches_that_are_written_out_are_read_once_when_the_chain_is_made() -> None:
+    listed: list[Any] = [[3, 1], np.array([2]), []]
+    repeat = RepeatBatchSampler(listed)
+    assert repeat.sequence.min_num_records == 4
+    listed[0] = listed[1][0] = 9
+    assert [batch.tolist() for batch in repeat.take(0, 4)] == [[3, 1], [2], [], [3, 1]]
+    with pytest.raises(TypeError, match=r"^The list gave 3, which is not a batch of records\."):
+        RepeatBatchSampler([[1], 3])  # type: ignore[list-item]
+
+
 def test_tensors_and_numpy_numbers_are_records() -> None:
     items = [torch.tensor(3), torch.tensor(1)]
     assert list(ForeignSampler(Length(2, items))) == [3, 1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch.utils.data
 from torch.utils.data import Sampler
 
-from trialrun.samplers._foreign import ForeignBatches, ForeignRecords
+from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, ListedBatches
 from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import (
     RandomAccess,
@@ -125,12 +125,12 @@ def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     """Returns the sequence behind a sampler of batches.
 
     Raises:
-        TypeError: It is no such sampler.
+        TypeError: It is no such sampler, or a list of something else than batches.
     """
     if isinstance(batch_sampler, RandomAccessBatchSampler):
         return batch_sampler.sequence
     if isinstance(batch_sampler, list | tuple):
-        return ForeignBatches(batch_sampler, seed=0)  # at no cost: there is nothing to compute
+        return ListedBatches(batch_sampler)
     _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
     if type(batch_sampler) is torch.utils.data.BatchSampler:
         records = records_of(batch_sampler.sampler, seed)

@@ -112,6 +112,42 @@ class ForeignBatches(BatchSequence):
         return [batches[position].copy() for position in positions.tolist()]
 
 
+class ListedBatches(BatchSequence):
+    """Batches that are written out, the same in every pass; they are read at any place.
+
+    Args:
+        batches: Each a list of records; all are copied.
+
+    Raises:
+        TypeError: One of them is no batch.
+    """
+
+    def __init__(self, batches: list[Any] | tuple[Any, ...]) -> None:
+        self.stage = type(batches).__name__  # type: ignore[misc]  # as above
+        self._batches = _as_batches(self.stage, list(batches))
+        largest = (int(batch.max(initial=-1)) for batch in self._batches)
+        self._min_num_records = max(largest, default=-1) + 1
+
+    @property
+    def length(self) -> int:
+        """Their number."""
+        return len(self._batches)
+
+    @property
+    def min_num_records(self) -> int:
+        """One more than the largest record."""
+        return self._min_num_records
+
+    @property
+    def records_per_item(self) -> int:
+        """1, as their sizes may differ."""
+        return 1
+
+    def gather(self, epoch: int, positions: Records) -> Batches:
+        """Returns copies of the batches at those places of the list."""
+        return [self._batches[position].copy() for position in positions.tolist()]
+
+
 class _Passes(Generic[WindowT]):
     """The passes of a sampler; those read last are kept, up to 8 MiB, and the last one anyway.
 

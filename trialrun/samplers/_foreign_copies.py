@@ -68,8 +68,6 @@ class _Copier:
         self._copies: dict[int, tuple[object, Any]] = {}
 
     def copy_sampler(self, sampler: Any) -> Any:
-        if isinstance(sampler, list | tuple):  # batches that are written out
-            return self._copy(sampler)
         twin = self._known(sampler)
         if twin is None:
             twin = self._remember(sampler, copy.copy(sampler))
@@ -100,6 +98,8 @@ class _Copier:
         return twin
 
     def _copy_unknown(self, value: Any) -> Any:
+        if type(value) in (list, dict):  # first, as there may be a list for each of many batches
+            return self._copy_items(value)
         if isinstance(value, Dataset | torch.nn.Module | torch.nn.Parameter):
             return value
         if isinstance(value, Sampler):
