@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 import random
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ from trialrun.samplers import (
     as_batch_sampler,
     as_sampler,
 )
+from trialrun.samplers._foreign import ForeignRecords
 from trialrun.samplers._foreign_copies import copy_for_pass, pristine_copy
 
 WARNING = (
@@ -246,6 +248,24 @@ def test_of_long_passes_only_the_last_is_kept() -> None:
     for epoch in (0, 0, 1, 1, 0):
         repeat.take(epoch * 2**20, epoch * 2**20 + 1)
     assert sampler.notes.passes == [0, 0, 1, 0]
+
+
+def test_a_long_pass_is_let_go_before_the_next_is_read() -> None:
+    class Watching(Counting):
+        def __len__(self) -> int:
+            return 2**20
+
+        def __iter__(self) -> Iterator[int]:
+            if self.epoch == 1:
+                alive.append(watched() is not None)
+            return iter(range(2**20))
+
+    alive: list[bool] = []
+    sequence = ForeignSampler(Watching()).sequence
+    assert isinstance(sequence, ForeignRecords)
+    watched = weakref.ref(sequence._passes.window(0))
+    sequence._passes.window(1)
+    assert alive == [False]
 
 
 class Shuffling:
