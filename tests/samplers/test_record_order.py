@@ -135,6 +135,8 @@ def test_a_large_run_is_answered_at_once_in_both_directions() -> None:
             lambda: order().uses(0, start_batch=0, stop_batch=-1),
             "stop_batch=-1 is not a whole number of at least 0",
         ),
+        (lambda: order(num_slots=2**64), "num_slots=18446744073709551616 is not .* below 46116860"),
+        (lambda: order(batch_size=2**64), "batch_size=18446744073709551616 is not .* below 46116"),
         (lambda: order().position_of(10, 0), "record=10 is not a whole number"),
         (lambda: order().position_of(1, -1), "epoch=-1 is not a whole number of at least 0"),
     ],

@@ -229,6 +229,21 @@ def test_gather_answers_in_any_order_and_keeps_its_argument(
 
 
 @CASES
+def test_what_is_written_into_an_answer_changes_no_later_one(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sampler = case[0]()
+    end = min(sampler.num_positions, 40)
+    items = as_lists(sampler.take(0, end))
+    for _ in range(2):
+        window = sampler.take(0, end)
+        assert as_lists(window) == items
+        for array in [window] if isinstance(window, np.ndarray) else window:
+            array[:] = 77
+    assert as_lists(sampler.take(0, end)) == items
+
+
+@CASES
 def test_a_copy_from_another_process_agrees(
     case: tuple[Callable[[], Any], int, int | None],
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -66,7 +68,8 @@ WRONG_VALUES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: DistributedSampler(TEN, 0, 0),
-        r"num_workers=0 is not a whole number of at least 1\. Give such a number for num_workers\.",
+        r"num_workers=0 is not a whole number of at least 1 and below 4611686018427387905\. Give "
+        r"such a number for num_workers\.$",
     ),
     (
         lambda: DistributedSampler(TEN, 4, 4),
@@ -78,7 +81,7 @@ WRONG_VALUES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: DistributedBatchSampler(BATCHES, 0, 0),
-        r"num_workers=0 is not a whole number of at least 1\.",
+        r"num_workers=0 is not a whole number of at least 1 and below",
     ),
     (
         lambda: DistributedBatchSampler(BATCHES, 4, 4),
@@ -90,14 +93,35 @@ WRONG_VALUES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: BatchSampler(TEN, 0),
-        r"batch_size=0 is not a whole number of at least 1\. Give such a number for batch_size\.",
+        r"batch_size=0 is not a whole number of at least 1 and below 4611686018427387905\. Give "
+        r"such a number for batch_size\.$",
     ),
-    (lambda: BatchSampler(TEN, True), r"batch_size=True is not a whole number of at least 1\."),
+    (lambda: BatchSampler(TEN, True), r"batch_size=True is not a whole number of at least 1 "),
     (
         lambda: SkipBatchSampler(BATCHES, -1),
-        r"skip=-1 is not a whole number of at least 0\. Give such a number for skip\.",
+        r"skip=-1 is not a whole number of at least 0 and below 4611686018427387905\. Give such a "
+        r"number for skip\.$",
     ),
-    (lambda: SkipSampler(TEN, -1), r"skip=-1 is not a whole number of at least 0\."),
+    (lambda: SkipSampler(TEN, -1), r"skip=-1 is not a whole number of at least 0 "),
+    (lambda: BatchSampler(TEN, 2**64), r"batch_size=18446744073709551616 is not .* below 46116860"),
+    (
+        lambda: DistributedSampler(TEN, 2**64, 0),
+        r"num_workers=18446744073709551616 is not .* below",
+    ),
+    (
+        lambda: DistributedBatchSampler(BATCHES, 2**64, 0),
+        r"num_workers=18446744073709551616 is not .* below 4611686018427387905\.",
+    ),
+    (lambda: SkipSampler(TEN, 2**70), r"skip=1180591620717411303424 is not .* below 46116860"),
+    (lambda: SkipBatchSampler(BATCHES, 2**63), r"skip=9223372036854775808 is not .* below 46116"),
+    (
+        lambda: LengthGroupedBatchSampler([3], 2**64, 0),
+        r"batch_size=18446744073709551616 is not .* below 4611686018427387905\.",
+    ),
+    (
+        lambda: LengthGroupedBatchSampler([3], 2, 0, batches_per_pool=2**64),
+        r"batches_per_pool=18446744073709551616 is not .* below 4611686018427387905\.",
+    ),
     (lambda: ForeignSampler({1, 2}, -1), r"seed=-1 is not a whole number of at least 0\."),
 ]
 
@@ -126,7 +150,7 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: LengthGroupedBatchSampler([3], 2, -1), r"seed=-1 is not a whole number"),
     (
         lambda: LengthGroupedBatchSampler([3], 2, 0, batches_per_pool=0),
-        r"batches_per_pool=0 is not a whole number of at least 1\.",
+        r"batches_per_pool=0 is not a whole number of at least 1 ",
     ),
     (
         lambda: WeightedSampler([1, -2.0], 5, 0),
@@ -149,6 +173,20 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
         r"weights has the shape \(0,\)\. Give one weight for each record, in one dimension\.$",
     ),
     (lambda: WeightedSampler([[1]], 5, 0), r"weights has the shape \(1, 1\)\."),
+    (
+        lambda: WeightedSampler(["a"], 5, 0),
+        r"weights=\['a'\] is no list of numbers: could not convert string to float: 'a'\. Give one "
+        r"finite number of at least 0 for each record\.$",
+    ),
+    (
+        lambda: WeightedSampler([[1], [2, 3]], 5, 0),
+        r"weights=\[\[1\], \[2, 3\]\] is no list of num",
+    ),
+    (
+        lambda: WeightedSampler([10**400], 5, 0),
+        r"weights=\[1000.*0000\] is no list of numbers: int",
+    ),
+    (lambda: WeightedSampler({0: 1}, 5, 0), r"weights=\{0: 1\} is no list of numbers: "),
     (lambda: WeightedSampler([1], 0, 0), r"num_samples=0 is not a whole number of at least 1"),
     (lambda: WeightedSampler([1], 5, -1), r"seed=-1 is not a whole number"),
     (
@@ -192,6 +230,20 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: MixtureSampler([5, 5], [1, 1], [4, 5]),
         r"dataset_lengths\[0\]=4 is not a whole number of at least 5 and below",
+    ),
+    (
+        # Record 7 would be both datasets'.
+        lambda: MixtureSampler([SubsetSampler([7]), 5], [1, 1], [5, 5]),
+        r"dataset_lengths\[0\]=5 is not a whole number of at least 8 and below",
+    ),
+    (
+        lambda: MixtureSampler([5, RepeatSampler([3, 9, 1])], [1, 1], [5, 9]),
+        r"dataset_lengths\[1\]=9 is not a whole number of at least 10 and below",
+    ),
+    (
+        lambda: MixtureSampler([5, -3], [1, 1]),
+        r"samplers\[1\]=-3 is not a whole number of at least 0 and below 4611686018427387905\. "
+        r"Give such a number for samplers\[1\]\.$",
     ),
 ]
 
@@ -242,6 +294,60 @@ WRONG_ORDERS: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
+class Endless(torch.utils.data.Sampler[int]):
+    """As torch allows it: without a length."""
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, True, iter([3])])
+def test_what_is_no_part_of_a_mixture_is_refused(wrong: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=rf"^samplers\[1\]={re.escape(repr(wrong))} is no sampler, dataset or length\. Give a "
+        r"sampler of the dataset's records, the dataset, or its length\.$",
+    ):
+        MixtureSampler([5, wrong], [1, 1])
+
+
+def test_a_mixture_says_what_a_sampler_in_it_lacks() -> None:
+    with pytest.raises(
+        TypeError, match=r"Endless is not a sampler of records: it has no __len__\."
+    ):
+        MixtureSampler([Endless()], [1])
+
+
+def test_a_record_beyond_its_dataset_is_refused_when_a_mixture_reads_it() -> None:
+    class Elsewhere:
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Iterator[int]:
+            return iter([4, 7])
+
+    mixture = MixtureSampler([ForeignSampler(Elsewhere()), 5], [1, 1], [7, 5])
+    assert mixture.take(0, 2).tolist() == [4, 7]
+    with pytest.raises(
+        ValueError,
+        match=r"^dataset_lengths\[0\]=7, and Elsewhere -> Repeat gave the record 7, which would be "
+        r"one of the next dataset\. Give the dataset's length\.$",
+    ):
+        mixture.take(2, 4)
+
+
+def test_the_largest_legal_numbers_are_answered() -> None:
+    end = 2**62
+    assert BatchSampler(TEN, end).take(0, 1)[0].tolist() == list(range(10))
+    assert DistributedSampler(TEN, end, 7).take(0, 1).tolist() == [7]
+    assert len(DistributedSampler(TEN, end, end - 1)) == 0
+    assert list(SkipSampler(TEN, end)) == []
+    assert list(SkipBatchSampler(BATCHES, end)) == []
+    assert list(SkipSampler(ENDLESS, end)) == []
+    grouped = LengthGroupedBatchSampler([3, 1], end, 0, batches_per_pool=end)
+    assert [sorted(batch) for batch in grouped] == [[0, 1]]
+
+
 @pytest.mark.parametrize(("make", "message"), [*WRONG_VALUES, *WRONG_LISTS])
 def test_wrong_values_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
@@ -271,31 +377,43 @@ def test_a_wrong_order_is_refused_by_naming_the_right_one(
     [
         (
             {1: 2},
-            r"builtins\.dict is not a sampler of records, that has __iter__ and __len__ and whose "
-            r"items have no numbers",
+            r"builtins\.dict is not a sampler of records: it gives items by number or key, as a "
+            r"dataset does",
         ),
-        (iter([3]), r"builtins\.list_iterator is not a sampler of records, that has"),
+        (iter([3]), r"builtins\.list_iterator is not a sampler of records: it has no __len__"),
+        (
+            None,
+            r"builtins\.NoneType is not a sampler of records: it has no __iter__ and no __len__",
+        ),
+        (
+            Endless(),
+            rf"{__name__}\.Endless is not a sampler of records: it has no __len__",
+        ),
         (
             torch.utils.data.TensorDataset(torch.zeros(3)),
-            r"torch\.utils\.data\.dataset\.TensorDataset is not a sampler of records, that has",
+            r"torch\.utils\.data\.dataset\.TensorDataset is not a sampler of records: it has no "
+            r"__iter__",
         ),
         (
             BATCHES,
-            r"trialrun\.samplers\._batch_samplers\.BatchSampler is not a sampler of records, but "
-            r"one of batches",
+            r"trialrun\.samplers\._batch_samplers\.BatchSampler is not a sampler of records: it "
+            r"is one of batches",
         ),
         (
             torch.utils.data.BatchSampler([1], 1, False),
-            r"torch\.utils\.data\.sampler\.BatchSampler is not a sampler of records, but one of "
-            r"batches",
+            r"torch\.utils\.data\.sampler\.BatchSampler is not a sampler of records: it is one "
+            r"of batches",
         ),
     ],
 )
 def test_what_is_no_sampler_of_records_is_refused(
     make: Callable[[Any], Any], sampler: object, message: str
 ) -> None:
-    example = r"trialrun\.samplers\.SequentialSampler\(len\(dataset\)\)"
-    with pytest.raises(TypeError, match=rf"^{message}.*\. Give one, for example {example}\.$"):
+    with pytest.raises(
+        TypeError,
+        match=rf"^{message}\. Give an object with __iter__ and __len__ over records, for example "
+        r"trialrun\.samplers\.SequentialSampler\(len\(dataset\)\)\.$",
+    ):
         make(sampler)
 
 
@@ -309,15 +427,19 @@ def test_what_is_no_sampler_of_records_is_refused(
     ],
 )
 def test_what_is_no_sampler_of_batches_is_refused(make: Callable[[Any], Any]) -> None:
-    example = r"Give one, for example trialrun\.samplers\.BatchSampler\(sampler, batch_size\)\.$"
+    example = (
+        r"Give an object with __iter__ and __len__ over batches, for example "
+        r"trialrun\.samplers\.BatchSampler\(sampler, batch_size\)\.$"
+    )
     with pytest.raises(
         TypeError,
         match=r"^trialrun\.samplers\._index_samplers\.SequentialSampler is not a sampler of "
-        rf"batches, but one of records\. {example}",
+        rf"batches: it is one of records\. {example}",
     ):
         make(TEN)
     with pytest.raises(
-        TypeError, match=rf"^builtins\.dict is not a sampler of batches, .* {example}"
+        TypeError,
+        match=rf"^builtins\.dict is not a sampler of batches: it gives items .* {example}",
     ):
         make({1: [1, 2]})
 

@@ -64,7 +64,7 @@ def test_every_row_of_the_tables_is_true(heading: str, make: Any) -> None:
 
 
 def test_the_page_names_every_sampler() -> None:
-    names = {name for name in samplers.__all__ if name.endswith("Sampler")}
+    names = {name for name in samplers.__all__ if name.lower().endswith("sampler")}
     assert {name for name in names if f"`{name}" not in PAGE} == {
         "RandomAccessBatchSampler",
         "RandomAccessSampler",
@@ -80,6 +80,13 @@ def test_the_first_example_resumes_in_torchs_own_loader() -> None:
     # 128 records a step, 20,000 a pass: batch 10,000 begins with item 0 of pass 64.
     expected = samplers.RepeatSampler(names["records"]).take(1_280_000, 1_280_128)[::4]
     assert loaded[0] == expected.tolist()
+
+
+def test_the_example_of_samplers_from_elsewhere_works() -> None:
+    (program,) = [
+        block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "again =" in block
+    ]
+    exec(compile(program, "docs/samplers.md", "exec"), {"torch": torch})
 
 
 def test_the_sampler_of_ones_own_works() -> None:

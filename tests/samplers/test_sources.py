@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pytest
 import sampler_reference as reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialrun.samplers import (
+    BatchSampler,
+    DistributedBatchSampler,
+    DistributedSampler,
     LengthGroupedBatchSampler,
     MixtureSampler,
     RepeatBatchSampler,
     RepeatSampler,
     ReproducibleShuffleSampler,
     SequentialSampler,
+    SkipBatchSampler,
     SubsetSampler,
     WeightedSampler,
 )
 from trialrun.samplers.permutation import permutation
+from trialrun.samplers.sequences import LengthGrouped
 
 GOLDEN_WEIGHTED = [3, 3, 3, 2, 2, 2, 2, 3, 3, 2, 0, 3]
 GOLDEN_MIXTURE = [3, 5, 8, 4, 2, 6, 9, 1, 0, 7, 10, 0, 1, 5, 11, 2]
@@ -75,6 +82,12 @@ def test_a_weighted_draw_equals_the_plain_reference(
     # The length of a pass does not enter: draws count on over passes.
     assert WeightedSampler(weights, 15, seed).take(3, 15).tolist() == expected[3:]
     assert all(weights[record] > 0 for record in expected)
+
+
+def test_a_draw_never_gives_a_record_without_weight() -> None:
+    # Products with the smallest double are rounded to 0 or up to the whole sum.
+    assert set(WeightedSampler([5e-324], 100, 0)) == {0}
+    assert set(WeightedSampler([0, 5e-324, 0, 5e-324, 0, 0], 200, 0)) == {1, 3}
 
 
 def test_weighted_draws_come_as_often_as_the_weights_say() -> None:
@@ -156,6 +169,18 @@ def test_a_mixture_numbers_records_as_a_concatenation_of_the_datasets() -> None:
     assert MixtureSampler(["abc", [], "de"], [1, 0, 1]).take(0, 4).tolist() == [0, 3, 1, 4]
 
 
+def test_the_least_length_of_a_dataset_is_handed_on() -> None:
+    subset = ReproducibleShuffleSampler(SubsetSampler([2, 9, 4]), 1)
+    share = DistributedSampler(RepeatSampler(subset), 2, 0)
+    batches = SkipBatchSampler(BatchSampler(share, 2), 1)
+    assert share.sequence.num_records is None
+    assert share.sequence.min_num_records == batches.sequence.min_num_records == 10
+    assert SubsetSampler([]).sequence.min_num_records == 0
+    assert SequentialSampler(7).sequence.min_num_records == 7
+    assert BatchSampler(WeightedSampler([1, 0], 5, 1), 2).sequence.min_num_records == 2
+    assert MixtureSampler([share, 5], [1, 1], [12, 5]).sequence.min_num_records == 17
+
+
 def test_a_mixture_is_read_at_any_place() -> None:
     mixture = MixtureSampler([shuffle(10**12, 1), shuffle(10**9, 2)], [0.99, 0.01])
     start = 10**15
@@ -189,6 +214,41 @@ def test_length_groups_equal_the_plain_reference(
         for start, stop in itertools.combinations(range(count + 1), 2):
             part = repeat.take(epoch * count + start, epoch * count + stop)
             assert [batch.tolist() for batch in part] == expected[start:stop]
+
+
+def test_slots_that_read_a_window_in_turn_sort_each_pool_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sorted_pools: list[tuple[int, int]] = []
+    compute = LengthGrouped._compute_pool
+
+    def counted(grouped: LengthGrouped, epoch: int, pool: int) -> Any:
+        sorted_pools.append((epoch, pool))
+        return compute(grouped, epoch, pool)
+
+    monkeypatch.setattr(LengthGrouped, "_compute_pool", counted)
+    repeat = RepeatBatchSampler(LengthGroupedBatchSampler(range(96), 2, 1, batches_per_pool=8))
+    slots = [DistributedBatchSampler(repeat, 4, slot) for slot in range(4)]
+    shares = [[slot.take(start, start + 8) for slot in slots] for start in (0, 8, 16)]
+    # 96 batches, of 8 a pool and 48 a pass.
+    assert sorted_pools == [(epoch, pool) for epoch in range(2) for pool in range(6)]
+    dealt = [batch for window in shares for batch in zip(*window, strict=True)]
+    monkeypatch.undo()
+    fresh = RepeatBatchSampler(LengthGroupedBatchSampler(range(96), 2, 1, batches_per_pool=8))
+    expected = [batch.tolist() for batch in fresh.take(0, 96)]
+    assert [batch.tolist() for row in dealt for batch in row] == expected
+
+
+def test_pools_that_are_kept_are_bounded_in_memory() -> None:
+    grouped = LengthGroupedBatchSampler(np.arange(2**20), 32, 1)
+    grouped.take(0, 1)
+    tracemalloc.start()
+    for start in range(0, len(grouped), 32):
+        grouped.take(start, start + 1)
+    size_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All 1,024 pools would be 8 MiB of records and 3.5 MiB of arrays.
+    assert size_bytes < 9 * 2**20
 
 
 def test_length_groups_save_padding_and_leave_out_no_lengths() -> None:

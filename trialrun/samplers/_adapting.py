@@ -11,7 +11,8 @@ import numpy as np
 import torch.utils.data
 from torch.utils.data import Sampler
 
-from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, is_iterable_sampler
+from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, ListedBatches
+from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import (
     RandomAccess,
     RandomAccessBatchSampler,
@@ -116,7 +117,7 @@ def records_of(sampler: object, seed: int = 0) -> IndexSequence[Records]:
     # A subclass may have its own order, which must then be asked for.
     if type(sampler) is torch.utils.data.SequentialSampler:
         return Count(len(sampler))
-    _warn_of_iteration(_name(sampler))
+    _warn_of_iteration(_name(sampler), "ForeignSampler(sampler, seed)")
     return ForeignRecords(sampler, seed)
 
 
@@ -124,33 +125,36 @@ def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     """Returns the sequence behind a sampler of batches.
 
     Raises:
-        TypeError: It is no such sampler.
+        TypeError: It is no such sampler, or a list of something else than batches.
     """
     if isinstance(batch_sampler, RandomAccessBatchSampler):
         return batch_sampler.sequence
     if isinstance(batch_sampler, list | tuple):
-        return ForeignBatches(batch_sampler, seed=0)  # at no cost: there is nothing to compute
+        return ListedBatches(batch_sampler)
     _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
     if type(batch_sampler) is torch.utils.data.BatchSampler:
         records = records_of(batch_sampler.sampler, seed)
         return Batched(records, batch_sampler.batch_size, batch_sampler.drop_last)
-    _warn_of_iteration(_name(batch_sampler))
+    _warn_of_iteration(_name(batch_sampler), "ForeignBatchSampler(batch_sampler, seed)")
     return ForeignBatches(batch_sampler, seed)
 
 
 def _require_sampler(sampler: object, noun: str, example: str) -> None:
-    if not is_iterable_sampler(sampler):
-        reason = "that has __iter__ and __len__ and whose items have no numbers"
+    missing = [name for name in ("__iter__", "__len__") if not hasattr(sampler, name)]
+    if missing:
+        fault = f"it has no {' and no '.join(missing)}"
+    elif not is_iterable_sampler(sampler):
+        fault = "it gives items by number or key, as a dataset does"
     elif isinstance(sampler, RandomAccess) or (
         noun == "records" and isinstance(sampler, torch.utils.data.BatchSampler)
     ):
         # What is ours and of the right kind was taken before.
-        reason = f"but one of {'batches' if noun == 'records' else 'records'}"
+        fault = f"it is one of {'batches' if noun == 'records' else 'records'}"
     else:
         return
     raise TypeError(
-        f"{_name(sampler)} is not a sampler of {noun}, {reason}. Give one, for example "
-        f"trialrun.samplers.{example}."
+        f"{_name(sampler)} is not a sampler of {noun}: {fault}. Give an object with __iter__ and "
+        f"__len__ over {noun}, for example trialrun.samplers.{example}."
     )
 
 
@@ -168,10 +172,11 @@ def _name(sampler: object) -> str:
 
 # Each slot builds a chain of its own over the same sampler: one warning is enough.
 @functools.cache
-def _warn_of_iteration(name: str) -> None:
+def _warn_of_iteration(name: str, adapter: str) -> None:
     logger.warning(
         "%s is iterated over once in each pass: its cost and memory grow with the whole pass, and "
         "it resumes exactly only if it is deterministic when seeded. "
-        "trialrun.samplers.ForeignSampler(sampler, seed) says that this is meant.",
+        "trialrun.samplers.%s says that this is meant.",
         name,
+        adapter,
     )

@@ -33,7 +33,7 @@ class BatchSampler(RandomAccessBatchSampler):
 
     Raises:
         TypeError: It is no sampler of records.
-        ValueError: The batch size is not a whole number of at least 1.
+        ValueError: The batch size is not a whole number of at least 1 and at most 2**62.
     """
 
     def __init__(self, sampler: AnySampler, batch_size: int, drop_last: bool = False) -> None:
@@ -139,7 +139,7 @@ class DistributedBatchSampler(RandomAccessBatchSampler):
 
     Raises:
         TypeError: It is no sampler of batches.
-        ValueError: There is no worker, or the rank is not one of them.
+        ValueError: There is no worker, or too many, or the rank is not one of them.
     """
 
     def __init__(self, batch_sampler: AnyBatchSampler, num_workers: int, rank: int) -> None:

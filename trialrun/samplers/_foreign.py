@@ -1,47 +1,52 @@
-"""Samplers from elsewhere: each pass is iterated over once, from a copy with our generators.
+"""Samplers from elsewhere: each pass is iterated over, by a copy with our generators.
 
 Nothing is known of such a sampler but its items, so a pass costs time and memory in proportion to
 its whole length, at the first window that touches it. What it draws at random comes from the
 address (seed, FOREIGN, pass), in three ways at once, because samplers differ:
 
-- a torch, numpy or ``random`` generator among its attributes is replaced in the copy;
+- a torch, numpy or ``random`` generator among its attributes, or in a container among them, is
+  replaced in the copy;
 - the process's own generators are set to the address, and put back after the pass;
 - ``set_epoch(pass)`` is called where there is one.
 
-So pass 3 is the same whether or not pass 1 was asked for before, and reading draws nothing from the
-trial's generators. What a sampler keeps elsewhere (a file, a clock, a mutable object that copies
-share) stays its own.
+Each copy is made of a pristine one, which was made with the adapter, so that what a pass or a user
+changes in the sampler's lists and arrays is gone. So pass 3 is the same whether or not pass 1 was
+asked for before, and reading draws nothing from the trial's generators. What a sampler keeps
+elsewhere (a file, a clock, an object that copies share) stays its own: the pass that is read first
+is read twice, and a sampler that shows the difference is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, Generic, TypeVar
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from trialrun.samplers._checks import whole_number
+from trialrun.samplers._foreign_copies import (
+    Words,
+    copy_for_pass,
+    dataset_length,
+    deals_out,
+    pristine_copy,
+)
+from trialrun.samplers._kept import Kept
 from trialrun.samplers.addresses import AddressBook, Stream
-from trialrun.samplers.sequences import Batches, BatchSequence, Records, RecordSequence
+from trialrun.samplers.sequences import Batches, BatchSequence, Dealt, Records, RecordSequence
 
 WindowT = TypeVar("WindowT")
-_Words = tuple[int, int, int, int]
 
-
-def is_iterable_sampler(value: object) -> bool:
-    """Whether something may be a sampler: it has a length and items, but no item by number.
-
-    A dataset is none: given in a sampler's place, it is a mistake.
-    """
-    if not (hasattr(value, "__iter__") and hasattr(value, "__len__")):
-        return False
-    return isinstance(value, Sampler) or not hasattr(value, "__getitem__")
+# A million records, or 40,000 passes of 10. Slots that go through the same short passes one after
+# the other, each a whole window of the loader's, then iterate over each pass once.
+_MAX_KEPT_BYTES: Final = 2**23
+# What is read a second time costs at most about 0.1 s where the sampler gives items one by one.
+_NUM_COMPARED: Final = 2**20
 
 
 class ForeignRecords(RecordSequence):
@@ -56,10 +61,9 @@ class ForeignRecords(RecordSequence):
     """
 
     def __init__(self, sampler: Any, seed: int) -> None:
-        self.stage = type(sampler).__name__  # type: ignore[misc]  # its name is not known before
+        self.stage = _stage(sampler)  # type: ignore[misc]  # its name is not known before
         self._passes = _Passes(sampler, seed, _as_records)
-        source = getattr(sampler, "data_source", None)
-        self._num_records = len(source) if isinstance(source, Sized) else None
+        self._num_records = dataset_length(sampler)
 
     @property
     def length(self) -> int:
@@ -88,7 +92,7 @@ class ForeignBatches(BatchSequence):
     """
 
     def __init__(self, batch_sampler: Any, seed: int) -> None:
-        self.stage = type(batch_sampler).__name__  # type: ignore[misc]  # as above
+        self.stage = _stage(batch_sampler)  # type: ignore[misc]  # as above
         self._passes = _Passes(batch_sampler, seed, _as_batches)
 
     @property
@@ -104,11 +108,48 @@ class ForeignBatches(BatchSequence):
     def gather(self, epoch: int, positions: Records) -> Batches:
         """Returns the batches at those positions, after iterating over the whole pass."""
         batches = self._passes.window(epoch)
-        return [batches[position] for position in positions.tolist()]
+        # Copies: what a reader writes into them must not change the answer for the next one.
+        return [batches[position].copy() for position in positions.tolist()]
+
+
+class ListedBatches(BatchSequence):
+    """Batches that are written out, the same in every pass; they are read at any place.
+
+    Args:
+        batches: Each a list of records; all are copied.
+
+    Raises:
+        TypeError: One of them is no batch.
+    """
+
+    def __init__(self, batches: list[Any] | tuple[Any, ...]) -> None:
+        self.stage = type(batches).__name__  # type: ignore[misc]  # as above
+        self._batches = _as_batches(self.stage, list(batches))
+        largest = (int(batch.max(initial=-1)) for batch in self._batches)
+        self._min_num_records = max(largest, default=-1) + 1
+
+    @property
+    def length(self) -> int:
+        """Their number."""
+        return len(self._batches)
+
+    @property
+    def min_num_records(self) -> int:
+        """One more than the largest record."""
+        return self._min_num_records
+
+    @property
+    def records_per_item(self) -> int:
+        """1, as their sizes may differ."""
+        return 1
+
+    def gather(self, epoch: int, positions: Records) -> Batches:
+        """Returns copies of the batches at those places of the list."""
+        return [self._batches[position].copy() for position in positions.tolist()]
 
 
 class _Passes(Generic[WindowT]):
-    """The passes of a sampler; the one read last is kept.
+    """The passes of a sampler; those read last are kept, up to 8 MiB, and the last one anyway.
 
     Args:
         sampler: Has ``__len__`` and ``__iter__``.
@@ -119,39 +160,38 @@ class _Passes(Generic[WindowT]):
     def __init__(
         self, sampler: Any, seed: int, convert: Callable[[str, list[Any]], WindowT]
     ) -> None:
-        self._sampler = sampler
+        self._sampler = pristine_copy(sampler)
         self._name = type(sampler).__name__
         self._convert = convert
         self._book = AddressBook(seed, Stream.FOREIGN)
         self.length = whole_number(f"len({self._name})", len(sampler), 0)
-        self._kept: tuple[int, WindowT] | None = None
+        self._kept: Kept[int, WindowT] = Kept(_MAX_KEPT_BYTES)
+        self._pass_bytes = 8 * self.length
+        self._is_compared = False
 
     def window(self, epoch: int) -> WindowT:
-        """Returns all items of a pass.
+        """Returns all items of a pass. They are not to be written into.
 
         Raises:
-            ValueError: The sampler's length has changed, or it gives another number of items.
+            ValueError: The sampler's length has changed, it gives another number of items, or a
+                second reading of the pass gives other items.
             TypeError: Its items are not of the right kind.
         """
-        kept = self._kept
-        if kept is None or kept[0] != epoch:
+        window = self._kept.get(epoch)
+        if window is None:
             # Two passes of 10**8 records would not fit where one does.
-            self._kept = None
-            kept = (epoch, self._convert(self._name, self._items(epoch)))
-            self._kept = kept
-        return kept[1]
+            self._kept.make_room(self._pass_bytes)
+            window = self._convert(self._name, self._items(epoch))
+            if not self._is_compared:
+                self._compare(epoch, window)
+                self._is_compared = True
+            self._pass_bytes = _size_bytes(window)
+            self._kept.put(epoch, window, self._pass_bytes)
+        return window
 
     def _items(self, epoch: int) -> list[Any]:
-        words = self._book.words(epoch)
-        sampler = _copy_for_pass(self._sampler, words, epoch)
-        if len(sampler) != self.length:
-            raise ValueError(
-                f"The {self._name} had the length {self.length} when the chain was made, and has "
-                f"{len(sampler)} in pass {epoch}. Give a sampler whose length stays the same."
-            )
-        with _seeded_process(words):
-            # One more than there should be: a sampler without end must not be waited for.
-            items = list(itertools.islice(sampler, self.length + 1))
+        # One more than there should be: a sampler without end must not be waited for.
+        items = self._read(epoch, self.length + 1)
         if len(items) != self.length:
             given = len(items) if len(items) < self.length else f"more than {self.length}"
             raise ValueError(
@@ -159,6 +199,52 @@ class _Passes(Generic[WindowT]):
                 f"{self.length}. Make __len__ the number of items that __iter__ gives."
             )
         return items
+
+    def _compare(self, epoch: int, window: WindowT) -> None:
+        """Reads the beginning of a pass again, and refuses a sampler that gives something else."""
+        num_items = min(self.length, _NUM_COMPARED)
+        items = self._read(epoch, num_items)
+        place = _first_difference(window, self._convert(self._name, items))
+        if place is None and len(items) == num_items:
+            return
+        raise ValueError(
+            f"The {self._name} gave other items when pass {epoch} was read a second time, from "
+            f"item {len(items) if place is None else place} on, so it could not resume exactly. "
+            "Let __iter__ depend on nothing that it changes, but for its own lists, dictionaries, "
+            "arrays and tensors, and draw from torch, numpy or random."
+        )
+
+    def _read(self, epoch: int, num_items: int) -> list[Any]:
+        def words(number: int) -> Words:
+            return self._book.words(epoch, number)
+
+        sampler = copy_for_pass(self._sampler, words, epoch)
+        if len(sampler) != self.length:
+            raise ValueError(
+                f"The {self._name} had the length {self.length} when the chain was made, and has "
+                f"{len(sampler)} in pass {epoch}. Give a sampler whose length stays the same."
+            )
+        with _seeded_process(words(0)):
+            return list(itertools.islice(sampler, num_items))
+
+
+def _stage(sampler: object) -> str:
+    """Returns the name in a chain; a share of the records has the name of ours."""
+    return Dealt.stage if deals_out(sampler) else type(sampler).__name__
+
+
+def _size_bytes(window: Records | Batches | object) -> int:
+    arrays = window if isinstance(window, list) else [window]
+    return sum(map(sys.getsizeof, arrays))
+
+
+def _first_difference(window: Records | Batches | object, again: object) -> int | None:
+    if isinstance(window, np.ndarray) and isinstance(again, np.ndarray):
+        places = np.flatnonzero(window[: len(again)] != again)
+        return int(places[0]) if len(places) else None
+    assert isinstance(window, list) and isinstance(again, list)
+    pairs = enumerate(zip(window, again, strict=False))
+    return next((place for place, (a, b) in pairs if not np.array_equal(a, b)), None)
 
 
 def _as_records(name: str, items: list[Any]) -> Records:
@@ -192,39 +278,8 @@ def _as_batches(name: str, items: list[Any]) -> Batches:
     return [_as_records(name, list(item)) for item in items]
 
 
-def _copy_for_pass(sampler: Any, words: _Words, epoch: int) -> Any:
-    """Returns a copy whose own generators begin at the words; samplers inside it are copied too."""
-    twin = copy.copy(sampler)
-    for name, value in list(getattr(twin, "__dict__", {}).items()):
-        is_sampler = isinstance(value, Sampler) or name in ("sampler", "batch_sampler")
-        if is_sampler and is_iterable_sampler(value):
-            setattr(twin, name, _copy_for_pass(value, words, epoch))
-        else:
-            seeded = _seeded_generator(value, words)
-            # RandomSampler's generator is None until somebody gives one.
-            if seeded is not None and (value is not None or name == "generator"):
-                setattr(twin, name, seeded)
-    if hasattr(twin, "set_epoch"):
-        twin.set_epoch(epoch)
-    return twin
-
-
-def _seeded_generator(value: object, words: _Words) -> object | None:
-    """Returns a generator of the value's kind, torch's for None, and None for anything else."""
-    torch_word, numpy_word, python_word, _ = words
-    if value is None or isinstance(value, torch.Generator):
-        return torch.Generator().manual_seed(torch_word)
-    if isinstance(value, np.random.RandomState):
-        return np.random.RandomState(np.random.MT19937(numpy_word))
-    if isinstance(value, np.random.Generator):
-        return np.random.Generator(np.random.Philox(key=numpy_word))
-    if isinstance(value, random.Random):
-        return random.Random(python_word)
-    return None
-
-
 @contextlib.contextmanager
-def _seeded_process(words: _Words) -> Iterator[None]:
+def _seeded_process(words: Words) -> Iterator[None]:
     torch_word, numpy_word, python_word, _ = words
     states = (torch.default_generator.get_state(), np.random.get_state(), random.getstate())
     # The generator itself: torch.manual_seed also walks over every backend (200 us).

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
 
 from trialrun.samplers._adapting import AnySampler, records_of
-from trialrun.samplers._checks import whole_numbers
-from trialrun.samplers._foreign import is_iterable_sampler
+from trialrun.samplers._checks import whole_number, whole_numbers
+from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import RandomAccessSampler
 from trialrun.samplers.sequences import (
+    ENDLESS,
     Count,
     Dealt,
     IndexSequence,
@@ -64,8 +68,8 @@ class WeightedSampler(RandomAccessSampler):
         seed: Any non-negative whole number.
 
     Raises:
-        ValueError: A weight is negative or not finite, all are zero, or another argument is out of
-            range.
+        ValueError: A weight is no number, negative or not finite, all are zero, or another argument
+            is out of range.
     """
 
     def __init__(self, weights: Any, num_samples: int, seed: int) -> None:
@@ -93,8 +97,10 @@ class MixtureSampler(RandomAccessSampler):
 
     Raises:
         ValueError: The numbers of arguments differ, a proportion is negative, their sum is not 1,
-            the pattern would be longer than 2**20, or a dataset with a share is empty.
-        TypeError: One of the samplers is none.
+            the pattern would be longer than 2**20, a dataset with a share is empty, or a dataset's
+            length is negative, missing or too small for its sampler. Where a sampler from elsewhere
+            gives too large a record, this shows when it is read.
+        TypeError: One of the samplers is no sampler, dataset or length.
     """
 
     def __init__(
@@ -103,7 +109,7 @@ class MixtureSampler(RandomAccessSampler):
         proportions: Iterable[float | Fraction],
         dataset_lengths: Iterable[int] | None = None,
     ) -> None:
-        components = [_component(sampler) for sampler in samplers]
+        components = [_component(number, sampler) for number, sampler in enumerate(samplers)]
         super().__init__(Mixed(components, proportions, dataset_lengths))
 
 
@@ -171,7 +177,7 @@ class DistributedSampler(RandomAccessSampler):
 
     Raises:
         TypeError: It is no sampler of records.
-        ValueError: There is no worker, or the rank is not one of them.
+        ValueError: There is no worker, or too many, or the rank is not one of them.
     """
 
     def __init__(self, sampler: AnySampler, num_workers: int, rank: int) -> None:
@@ -201,7 +207,16 @@ def _count(length: int | Sized) -> Count:
     return Count(len(length) if isinstance(length, Sized) else length)
 
 
-def _component(sampler: AnySampler | Sized | int) -> IndexSequence[Records]:
-    if isinstance(sampler, int) or not is_iterable_sampler(sampler):
-        return _count(cast(Sized, sampler))
-    return records_of(sampler)
+def _component(number: int, sampler: AnySampler | Sized | int) -> IndexSequence[Records]:
+    name = f"samplers[{number}]"
+    if isinstance(sampler, int | np.integer) and not isinstance(sampler, bool):
+        return Count(whole_number(name, sampler, 0, ENDLESS + 1))
+    # Also a torch sampler without a length, whose refusal says what it lacks.
+    if is_iterable_sampler(sampler) or isinstance(sampler, Sampler):
+        return records_of(sampler)
+    if isinstance(sampler, Sized):
+        return Count(len(sampler))
+    raise TypeError(
+        f"{name}={sampler!r} is no sampler, dataset or length. Give a sampler of the dataset's "
+        "records, the dataset, or its length."
+    )

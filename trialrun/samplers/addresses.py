@@ -67,7 +67,7 @@ class Stream(enum.IntEnum):
     LENGTH_GROUPS = 8
     """The order of the batches within a pool (``LengthGroupedBatchSampler``)."""
     FOREIGN = 9
-    """A sampler from elsewhere that draws at random, for each pass (major)."""
+    """A sampler from elsewhere, for each pass (major) and each of its generators (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

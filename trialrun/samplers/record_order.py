@@ -78,8 +78,8 @@ class RecordOrder:
     def __post_init__(self) -> None:
         whole_number("num_records", self.num_records, 1, ENDLESS + 1)
         whole_number("seed", self.seed, 0)
-        whole_number("num_slots", self.num_slots, 1)
-        whole_number("batch_size", self.batch_size, 1)
+        whole_number("num_slots", self.num_slots, 1, ENDLESS + 1)
+        whole_number("batch_size", self.batch_size, 1, ENDLESS + 1)
 
     @property
     def global_batch_size(self) -> int:

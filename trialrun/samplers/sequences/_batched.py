@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from trialrun.samplers._checks import whole_number
-from trialrun.samplers.sequences._sequence import Batches, BatchSequence, IndexSequence, Records
+from trialrun.samplers.sequences._sequence import (
+    ENDLESS,
+    Batches,
+    BatchSequence,
+    IndexSequence,
+    Records,
+)
 
 
 class Batched(BatchSequence):
@@ -20,7 +26,7 @@ class Batched(BatchSequence):
             ``length`` round down, as there is no short batch.
 
     Raises:
-        ValueError: The batch size is not a whole number of at least 1.
+        ValueError: The batch size is not a whole number of at least 1 and at most 2**62.
     """
 
     stage = "Batch"
@@ -29,7 +35,7 @@ class Batched(BatchSequence):
         self, inner: IndexSequence[Records], batch_size: int, drop_last: bool = False
     ) -> None:
         self._inner = inner
-        self._batch_size = whole_number("batch_size", batch_size, 1)
+        self._batch_size = whole_number("batch_size", batch_size, 1, ENDLESS + 1)
         self._drop_last = drop_last
 
     @property
@@ -58,6 +64,11 @@ class Batched(BatchSequence):
     def num_records(self) -> int | None:
         """The inner sequence's."""
         return self._inner.num_records
+
+    @property
+    def min_num_records(self) -> int:
+        """The inner sequence's."""
+        return self._inner.min_num_records
 
     @property
     def records_per_item(self) -> int:

@@ -124,18 +124,18 @@ class Dealt(DerivedSequence[WindowT]):
 
     Args:
         inner: Any sequence, finite or endless.
-        num_workers: Among how many workers the items are dealt out.
+        num_workers: Among how many workers the items are dealt out, at most 2**62.
         rank: Which worker's share this is, from 0.
 
     Raises:
-        ValueError: There is no worker, or the rank is not one of them.
+        ValueError: There is no worker, or too many, or the rank is not one of them.
     """
 
     stage = "Distributed"
 
     def __init__(self, inner: IndexSequence[WindowT], num_workers: int, rank: int) -> None:
         super().__init__(inner)
-        self._num_workers = whole_number("num_workers", num_workers, 1)
+        self._num_workers = whole_number("num_workers", num_workers, 1, ENDLESS + 1)
         self._rank = whole_number("rank", rank, 0, self._num_workers)
 
     @property
@@ -175,17 +175,17 @@ class Skipped(DerivedSequence[WindowT]):
 
     Args:
         inner: Any sequence.
-        skip: How many items to leave out. Any number costs the same.
+        skip: How many items to leave out, at most 2**62. Any number costs the same.
 
     Raises:
-        ValueError: The skip is negative or no whole number.
+        ValueError: The skip is negative, too large or no whole number.
     """
 
     stage = "Skip"
 
     def __init__(self, inner: IndexSequence[WindowT], skip: int) -> None:
         super().__init__(inner)
-        self._skip = whole_number("skip", skip, 0)
+        self._skip = whole_number("skip", skip, 0, ENDLESS + 1)
 
     @property
     def length(self) -> int:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from trialrun.samplers._checks import whole_number, whole_numbers
+from trialrun.samplers._kept import Kept
 from trialrun.samplers.addresses import Stream, random_words, root_key
 from trialrun.samplers.permutation import permutation
-from trialrun.samplers.sequences._sequence import Batches, BatchSequence, Records
+from trialrun.samplers.sequences._sequence import (
+    ENDLESS,
+    Batches,
+    BatchSequence,
+    Records,
+)
+
+_MAX_KEPT_BYTES: Final = 2**23
+# What an array takes besides its records.
+_BATCH_BYTES: Final = 112
 
 
 class LengthGrouped(BatchSequence):
@@ -19,7 +29,9 @@ class LengthGrouped(BatchSequence):
     of long records alternate. The N mod B records at the end of the shuffled pass are the short
     last batch: they are any records, not the longest ones, also where they are left out.
 
-    A window costs as much as the pools that it touches. Memory: 8 bytes for each record's length.
+    A window costs as much as the pools that it touches; those read last are kept, for the slots
+    that read the same window one after the other. Memory: 8 bytes for each record's length, and
+    8 MiB of pools.
 
     Args:
         lengths: Shape (N,), the length of each record, in any unit.
@@ -46,10 +58,11 @@ class LengthGrouped(BatchSequence):
     ) -> None:
         # A copy, because a user's array may change later.
         self._lengths = whole_numbers("lengths", lengths).copy()
-        self._batch_size = whole_number("batch_size", batch_size, 1)
+        self._batch_size = whole_number("batch_size", batch_size, 1, ENDLESS + 1)
         self._seed = whole_number("seed", seed, 0)
         self._drop_last = drop_last
-        self._batches_per_pool = whole_number("batches_per_pool", batches_per_pool, 1)
+        self._batches_per_pool = whole_number("batches_per_pool", batches_per_pool, 1, ENDLESS + 1)
+        self._kept: Kept[tuple[int, int], Batches] = Kept(_MAX_KEPT_BYTES)
         self._key = root_key(seed, Stream.LENGTH_GROUPS)
 
     @property
@@ -73,19 +86,30 @@ class LengthGrouped(BatchSequence):
         pools = positions // self._batches_per_pool
         batches = {pool: self._pool(epoch, pool) for pool in np.unique(pools).tolist()}
         places = positions - pools * self._batches_per_pool
+        # Copies: what a reader writes into them must not change the answer for the next one.
         return [
-            batches[pool][place]
+            batches[pool][place].copy()
             for pool, place in zip(pools.tolist(), places.tolist(), strict=True)
         ]
 
     def _pool(self, epoch: int, pool: int) -> Batches:
+        batches = self._kept.get((epoch, pool))
+        if batches is None:
+            batches = self._compute_pool(epoch, pool)
+            size_bytes = sum(batch.nbytes + _BATCH_BYTES for batch in batches)
+            self._kept.put((epoch, pool), batches, size_bytes)
+        return batches
+
+    def _compute_pool(self, epoch: int, pool: int) -> Batches:
         """Returns the batches of a pool; the last one ends with the short batch."""
         size, num_records = self._batch_size, len(self._lengths)
         num_full = num_records // size
         start = pool * self._batches_per_pool
         stop = min(start + self._batches_per_pool, num_full)
         shuffled = permutation(num_records, self._seed, epoch)
-        full = self._sorted(shuffled.take(start * size, stop * size)).reshape(-1, size)
+        # Where a batch is larger than the dataset, there is none, and its size no shape.
+        width = max(1, min(size, num_records))
+        full = self._sorted(shuffled.take(start * size, stop * size)).reshape(-1, width)
         words = random_words(self._key, (0, epoch, pool, 0), -(-len(full) // 4)).reshape(-1)
         batches = list(full[np.argsort(words[: len(full)], kind="stable")])
         if stop - start < self._batches_per_pool:

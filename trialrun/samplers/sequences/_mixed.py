@@ -66,6 +66,7 @@ class Mixed(RecordSequence):
                 "for each sampler."
             )
         lengths = _dataset_lengths(components, dataset_lengths)
+        self._lengths = lengths
         self._starts = [sum(lengths[:number]) for number in range(len(lengths))]
         self._num_records = whole_number("sum(dataset_lengths)", sum(lengths), 0, ENDLESS + 1)
         self._length = sum(component.length for component in components)
@@ -113,6 +114,8 @@ class Mixed(RecordSequence):
         for number, component in self._endless.items():
             places = np.flatnonzero(numbers == number)
             own = component.gather(0, own_positions[places])
+            if component.num_records is None:
+                _require_below(self._lengths[number], own, number, component)
             records[places] = own + self._starts[number]
         return records
 
@@ -180,8 +183,19 @@ def _dataset_length(number: int, component: IndexSequence[Records], length: int 
         )
     # Fewer records than the component has would let two datasets share a number.
     return whole_number(
-        f"dataset_lengths[{number}]", length, component.num_records or 0, ENDLESS + 1
+        f"dataset_lengths[{number}]", length, component.min_num_records, ENDLESS + 1
     )
+
+
+def _require_below(
+    length: int, records: Records, number: int, component: IndexSequence[Records]
+) -> None:
+    """Refuses what only shows when it is read, of a sampler of which nothing else is known."""
+    if len(records) and records.max() >= length:
+        raise ValueError(
+            f"dataset_lengths[{number}]={length}, and {component} gave the record {records.max()}, "
+            "which would be one of the next dataset. Give the dataset's length."
+        )
 
 
 def _spread(counts: Records) -> Records:

@@ -72,6 +72,11 @@ class IndexSequence(ABC, Generic[WindowT]):
         return None
 
     @property
+    def min_num_records(self) -> int:
+        """The least length of a dataset that has all these records, 0 where nothing is known."""
+        return self.num_records or 0
+
+    @property
     @abstractmethod
     def records_per_item(self) -> int:
         """Records in one item, at most: 1, or the batch size."""
@@ -172,6 +177,11 @@ class DerivedSequence(IndexSequence[WindowT]):
     def num_records(self) -> int | None:
         """The inner sequence's."""
         return self._inner.num_records
+
+    @property
+    def min_num_records(self) -> int:
+        """The inner sequence's."""
+        return self._inner.min_num_records
 
     @property
     def records_per_item(self) -> int:

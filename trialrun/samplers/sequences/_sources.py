@@ -65,11 +65,17 @@ class Subset(RecordSequence):
     def __init__(self, indices: Any) -> None:
         # A copy, because a user's array may change later.
         self._indices = whole_numbers("indices", indices).copy()
+        self._min_num_records = int(self._indices.max(initial=-1)) + 1
 
     @property
     def length(self) -> int:
         """N."""
         return len(self._indices)
+
+    @property
+    def min_num_records(self) -> int:
+        """One more than the largest index."""
+        return self._min_num_records
 
     def gather(self, epoch: int, positions: Records) -> Records:
         """Returns the records at those places of the list."""

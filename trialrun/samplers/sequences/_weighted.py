@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trialrun.samplers._checks import whole_number
 from trialrun.samplers.addresses import Stream, root_key, scattered_words
@@ -23,15 +25,14 @@ class Weighted(RecordSequence):
         seed: The trial's seed, any non-negative whole number.
 
     Raises:
-        ValueError: A weight is negative or not finite, all are zero, their sum is infinite, or
-            another argument is out of range.
+        ValueError: A weight is no number, negative or not finite, all are zero, their sum is
+            infinite, or another argument is out of range.
     """
 
     stage = "Weighted"
 
     def __init__(self, weights: Any, num_samples: int, seed: int) -> None:
-        values = np.asarray(weights, dtype=np.float64)
-        _require_weights(values)
+        values = _as_weights(weights)
         # Summed one after the other, so that the rounding is the same everywhere.
         with np.errstate(over="ignore"):
             self._sums = np.cumsum(values)
@@ -39,6 +40,7 @@ class Weighted(RecordSequence):
             raise ValueError(
                 "The sum of the weights is infinite. Divide all weights by one number."
             )
+        self._last = np.flatnonzero(values)[-1]
         self._num_samples = whole_number("num_samples", num_samples, 1, ENDLESS + 1)
         self._key = root_key(seed, Stream.WEIGHTED)
 
@@ -61,10 +63,19 @@ class Weighted(RecordSequence):
         fractions = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
         # Weights [2, 0, 1] have the sums [2, 2, 3]: 1.9 is record 0, 2.0 is record 2.
         records = np.searchsorted(self._sums, fractions * self._sums[-1], side="right")
+        # The product may be rounded up to the whole sum, where weights are below 1e-307.
+        records = np.minimum(records, self._last)
         return cast(Records, records.astype(np.int64, copy=False))
 
 
-def _require_weights(weights: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _as_weights(values: Any) -> NDArray[np.float64]:
+    try:
+        weights = np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"weights={reprlib.repr(values)} is no list of numbers: {error}. Give one finite "
+            "number of at least 0 for each record."
+        ) from error
     if weights.ndim != 1 or len(weights) == 0:
         raise ValueError(
             f"weights has the shape {weights.shape}. Give one weight for each record, in one "
@@ -81,3 +92,4 @@ def _require_weights(weights: np.ndarray[Any, np.dtype[np.float64]]) -> None:
             f"All {len(weights)} weights are 0, so no record could be drawn. Give at least one "
             "record a weight above 0."
         )
+    return weights
