@@ -231,6 +231,8 @@ def test_a_sampler_of_another_dataset_is_refused() -> None:
         "The sampler Sequential is over 9 records, and the dataset has 8. Make it of the dataset "
         "that the loader has."
     )
+    beyond = DataLoader(range(8), sampler=samplers.SubsetSampler([3, 50]))
+    assert "is over 51 records, and the dataset has 8" in message(train, beyond)
 
 
 def test_an_empty_sampler_is_refused() -> None:

@@ -90,8 +90,8 @@ class DataOrder:
                 "the slots and skips what was trained on; give the chain only up to there, such "
                 "as ReproducibleShuffleSampler(...)."
             )
-        num_records = source.sequence.num_records
-        if num_records is not None and num_records > dataset_length:
+        num_records = source.sequence.min_num_records
+        if num_records > dataset_length:
             raise InvalidDataLoaderError(
                 f"The sampler {source.sequence} is over {num_records} records, and "
                 f"the dataset has {dataset_length}. Make it of the dataset that the loader has."
