@@ -97,11 +97,9 @@ ADAM = "step_optimizer on optimizer 1 (Adam)"
 @pytest.mark.parametrize(
     "way, has_buffers, named",
     [
-        ("skips", False, f"slot 0 called {ADAM}; slot 1 finished the batch"),
         ("skips", True, f"slot 0 called {ADAM}; slot 1 finished the batch"),
         ("never", False, f"slot 0 called {SGD}; slot 1 finished the batch"),
         ("once more", False, f"slot 0 finished the batch; slot 1 called {ADAM}"),
-        ("once more", True, f"slot 0 finished the batch; slot 1 called {ADAM}"),
         ("swaps", True, f"slot 0 called {SGD}; slot 1 called {ADAM}"),
     ],
 )
