@@ -63,7 +63,7 @@ def test_waiting_for_more_than_a_tenth_is_worth_one_advice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     wait = train(loading=0.6, computing=0.25)
-    assert wait.share == pytest.approx(0.6 / 0.85)
+    assert wait.fraction == pytest.approx(0.6 / 0.85)
     assert advice(caplog) == [
         "Training waits for data 71 % of the time (of the last 50 batches). Set num_workers=3 in "
         "the DataLoader; it is 0. To silence this advice: silence: [data-wait] in trial.yaml."
@@ -78,7 +78,7 @@ def test_waiting_for_less_is_not(
     loading: float, computing: float, first: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     wait = train(loading=loading, computing=computing, first=first)
-    assert wait.share == pytest.approx(loading / (loading + computing))
+    assert wait.fraction == pytest.approx(loading / (loading + computing))
     assert advice(caplog) == []
 
 
@@ -114,7 +114,7 @@ def test_the_advice_names_the_workers_that_would_keep_up(
 
 def test_advice_can_be_silenced(caplog: pytest.LogCaptureFixture) -> None:
     wait = train(loading=0.5, computing=0.5, is_silent=True)
-    assert wait.share == pytest.approx(0.5)
+    assert wait.fraction == pytest.approx(0.5)
     assert advice(caplog) == []
 
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BATCHES: Final = 50
-_SHARE: Final = 0.1
+_MAX_FRACTION: Final = 0.1
 # What it takes at least to get a batch from another process.
 _HANDOVER_SECONDS: Final = 0.0005
 
@@ -33,7 +33,7 @@ class DataWait:
         clock: Seconds from any start; another one for tests.
     """
 
-    share: float
+    fraction: float
     """Of the newest 50 batches, the part of the time that was spent waiting; 0 before that."""
 
     def __init__(
@@ -45,7 +45,7 @@ class DataWait:
         is_silent: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.share = 0.0
+        self.fraction = 0.0
         self._num_workers = num_workers
         self._num_cores = num_cores
         self._window = _BATCHES * slots_each
@@ -68,14 +68,14 @@ class DataWait:
             self._look(waited, clock() - began)
 
     def _look(self, waited: float, elapsed: float) -> None:
-        self.share = waited / elapsed
+        self.fraction = waited / elapsed
         is_slow = waited > _HANDOVER_SECONDS * self._window
-        if self.share > _SHARE and is_slow and not self._is_silent:
+        if self.fraction > _MAX_FRACTION and is_slow and not self._is_silent:
             self._is_silent = True
             logger.warning(
                 "Training waits for data %.0f %% of the time (of the last %d batches). %s To "
                 "silence this advice: silence: [data-wait] in trial.yaml.",
-                100 * self.share,
+                100 * self.fraction,
                 _BATCHES,
                 self._remedy(waited, elapsed),
             )
