@@ -53,8 +53,9 @@ class RecordHistory:
         plan = _newest_plan(database, trial)
         if plan is None:
             raise BookkeepingError(
-                f"Experiment {experiment_id} has not begun to train, so the length of its data is "
-                "not on record. Submit or resume it first."
+                f"The order of the records of experiment {experiment_id} is not on record: it has "
+                "not begun to train, or only with a version that did not write it down. Resume it "
+                "first."
             )
         data = plan["data"]
         is_shuffled = data["is_shuffled"]
@@ -140,5 +141,5 @@ class RecordHistory:
 
 
 def _newest_plan(database: Database, trial: TrialRow) -> dict[str, Any] | None:
-    plans = [attempt.plan for attempt in attempts_of_trial(database, trial.id) if attempt.plan]
-    return plans[-1] if plans else None
+    plans = [attempt.plan or {} for attempt in attempts_of_trial(database, trial.id)]
+    return next((plan for plan in reversed(plans) if "data" in plan), None)
