@@ -19,7 +19,7 @@ from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.config import read_config
 from trialrun.controller.engine.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.loop import Outcome
-from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 
 TRIALS = Path(__file__).parent / "trials"
@@ -180,7 +180,7 @@ def new_session(
     sink: FolderSink | None = None,
 ) -> TrialSession:
     """Returns a session on the CPU, in this process alone unless collectives are given."""
-    return TrialSession(
+    return open_session(
         spec,
         collectives=collectives or SingleProcess(),
         device=torch.device("cpu"),

@@ -93,17 +93,19 @@ class Execution(Engine):
         self._device = device
         self.acting_slot = None
         self._is_training = False
+        self._initial_batch = 0
         self._batches_completed = 0
         self._epoch_length = 1
 
-    def set_up(
-        self, trial: Trial, context: TrialContext, epoch_length: int, batches_completed: int
-    ) -> None:
+    def begin_at(self, batches_completed: int) -> None:
+        """Sets the clock to where this attempt begins."""
+        self._initial_batch = self._batches_completed = batches_completed
+
+    def set_up(self, trial: Trial, context: TrialContext, epoch_length: int) -> None:
         """Takes the trial, once everything is wrapped and built."""
         self._trial = trial
         self._context = context
         self._epoch_length = epoch_length
-        self._batches_completed = batches_completed
         self.buffers = ModelBuffers(context.models)
         self.reducers = ReducerContents(
             context.reducers, self.slot_numbers, shared=_held_elsewhere(trial, context)
@@ -216,6 +218,11 @@ class Execution(Engine):
         if self.acting_slot is not None:
             return self.acting_slot
         return self.slots.current if self._is_training else self.slot_numbers.start
+
+    @property
+    def initial_batch(self) -> int:
+        """Where this attempt began."""
+        return self._initial_batch
 
     @property
     def batches_completed(self) -> int:
