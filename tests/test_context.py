@@ -217,9 +217,12 @@ def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngi
     loss, optimizer = torch.zeros(1), sgd(nn.Linear(1, 1))
     context.backward(loss, retain_graph=True)
     context.step_optimizer(optimizer, clip_grads=sum, auto_zero_grads=False)
+    scaler = torch.amp.GradScaler("cpu")
+    context.step_optimizer(optimizer, scaler=scaler, closure=print)
     assert engine.calls == [
         ("backward", loss, None, True, False),
-        ("step_optimizer", optimizer, sum, False),
+        ("step_optimizer", optimizer, sum, False, None, None),
+        ("step_optimizer", optimizer, None, True, scaler, print),
     ]
     context.set_stop_requested(True)
     assert context.get_stop_requested()

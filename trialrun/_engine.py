@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 ClipGrads = Callable[[Iterable["torch.nn.Parameter"]], object]
 """Changes gradients in place: gets the parameters, whose gradients are summed and averaged."""
+
+Closure = Callable[[], Any]
+"""Computes a loss and its gradients, and returns the loss."""
 
 
 class Engine(abc.ABC):
@@ -61,8 +64,10 @@ class Engine(abc.ABC):
         optimizer: torch.optim.Optimizer,
         clip_grads: ClipGrads | None,
         auto_zero_grads: bool,
-    ) -> None:
-        """Sums the slots' gradients, averages, clips, steps and zeroes, once for all slots."""
+        scaler: torch.amp.GradScaler | None,
+        closure: Closure | None,
+    ) -> Any:
+        """Sums the slots' gradients, averages, unscales, clips, steps and zeroes, once for all."""
 
     @abc.abstractmethod
     def set_stop_requested(self, stop_requested: bool) -> None:

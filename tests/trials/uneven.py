@@ -14,7 +14,9 @@ class Uneven(Linear):
         return nn.Sequential(*layers).double()
 
     def set_up(self):
-        self.last = self.context.wrap_optimizer(torch.optim.Adam(self.model[-1:].parameters()))
+        self.last = self.context.wrap_optimizer(
+            torch.optim.Adam(self.model[-1:].parameters()), allow_shared_parameters=True
+        )
 
     def train_batch(self, batch, epoch_idx, batch_idx):
         loss = self.loss(batch)

@@ -68,6 +68,8 @@ class Stream(enum.IntEnum):
     """The order of the batches within a pool (``LengthGroupedBatchSampler``)."""
     FOREIGN = 9
     """A sampler from elsewhere, for each pass (major) and each of its generators (minor)."""
+    OPTIMIZER = 11
+    """What a step draws for all slots together, for each batch (major) and step in it (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

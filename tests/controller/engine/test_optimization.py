@@ -12,7 +12,7 @@ from torch import nn
 from trials.linear import records
 
 from trialrun import InvalidTrialError, LRScheduler, StepMode, samplers
-from trialrun.controller.engine.optimization import step_batch_schedulers
+from trialrun.controller.engine.lr_schedules import step_batch_schedulers
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.trial_file import load_trial_class
 
@@ -160,7 +160,9 @@ class Own(Linear):
 
     def __init__(self, context):
         super().__init__(context)
-        self.own = context.wrap_optimizer(CountingSgd(self.model.parameters(), lr=0.1))
+        self.own = context.wrap_optimizer(
+            CountingSgd(self.model.parameters(), lr=0.1), allow_shared_parameters=True
+        )
 
     def train_batch(self, batch, epoch_idx, batch_idx):
         self.context.backward(self.loss(batch))
@@ -382,28 +384,6 @@ class Early(Linear):
     )
 
 
-def test_a_sparse_gradient_is_refused_where_it_would_have_to_be_summed(tmp_path: Path) -> None:
-    source = """
-class Sparse(Linear):
-    def make_model(self):
-        return nn.Embedding(4, 2, sparse=True)
-
-    def train_batch(self, batch, epoch_idx, batch_idx):
-        self.context.backward(self.model(torch.tensor([1, 2])).sum())
-        self.context.step_optimizer(self.optimizer)
-        return {"loss": 0.0}
-
-    def evaluate_batch(self, batch, batch_idx):
-        return {"loss": 0.0}
-"""
-    assert slot_message(tmp_path, source, slots=2) == (
-        "A parameter of shape (4, 2) has a sparse gradient, which cannot be summed over several "
-        "slots. Build the embedding with sparse=False, or train on 1 slot."
-    )
-    result, _ = run(tmp_path, source, slots=1)
-    assert result.batches == 8
-
-
 def test_a_scheduler_that_ends_before_the_training_is_the_users_error(tmp_path: Path) -> None:
     source = """
 class Ending(Linear):
@@ -528,6 +508,8 @@ def test_a_schedule_does_not_depend_on_how_batches_are_grouped(
     schedulers = [LRScheduler(Recording(), mode, frequency) for mode in modes]
     total = 30
     for start in range(0, total, window):
-        step_batch_schedulers(schedulers, range(start, start + window), epoch_length)
+        step_batch_schedulers(
+            schedulers, range(start, start + window), epoch_length, lambda s: s.scheduler.step()
+        )
     counts = [wrapped.scheduler.count for wrapped in schedulers]  # type: ignore[attr-defined]
     assert counts == [total // epoch_length // frequency, total // frequency, 0]

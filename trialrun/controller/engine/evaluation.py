@@ -131,7 +131,8 @@ class Evaluator:
         self._generators.enter(Stream.VALIDATION, number)
         try:
             batch = to_device(batch, self._device)
-            returned = self._trial.evaluate_batch(batch=batch, batch_idx=number)
+            evaluate_batch = self._execution.under_autocast(self._trial.evaluate_batch)
+            returned = evaluate_batch(batch=batch, batch_idx=number)
             scalars = check_scalars(returned, "evaluate_batch")
             return number, self._trial.get_batch_length(batch), scalars
         except TrialrunError:

@@ -5,39 +5,33 @@ This is what stands behind the trial's context: ``backward`` and ``step_optimize
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from trialrun._batch_contents import to_device
 from trialrun._context import TrialContext
-from trialrun._engine import ClipGrads, Engine
+from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
-from trialrun._lr_scheduler import StepMode
 from trialrun._trial import Trial
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.meetings import FINISHED, Meetings
 from trialrun.controller.engine.metrics import TrainingWindow, check_scalars
-from trialrun.controller.engine.optimization import (
-    OptimizerSteps,
-    step_batch_schedulers,
-    step_label,
-)
+from trialrun.controller.engine.mixed_precision import MixedPrecision
+from trialrun.controller.engine.optimization import StepRequest
+from trialrun.controller.engine.parameters import require_initialized
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slot_state import (
     FoldedSlotState,
     ModelBuffers,
     ReducerContents,
     SingleSlotState,
 )
-from trialrun.controller.engine.slots import Slots, make_slots
+from trialrun.controller.engine.slots import Slots, make_slots, thread_preparation
+from trialrun.controller.engine.stepping import Stepping
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
-
-logger = logging.getLogger(__name__)
 
 
 class Execution(Engine):
@@ -59,8 +53,10 @@ class Execution(Engine):
     """The slots of this process."""
     meetings: Meetings
     """What the processes tell each other."""
-    steps: list[OptimizerSteps]
-    """How each wrapped optimizer steps."""
+    stepping: Stepping
+    """What stands behind the context's ``backward`` and ``step_optimizer``."""
+    mixed_precision: MixedPrecision | None
+    """What the trial's methods run under after ``use_amp``."""
     buffers: ModelBuffers
     """The buffers of all wrapped models."""
     reducers: ReducerContents
@@ -106,6 +102,11 @@ class Execution(Engine):
         self._trial = trial
         self._context = context
         self._epoch_length = epoch_length
+        require_initialized(context.models)
+        self.mixed_precision = (
+            None if context.amp is None else MixedPrecision(context.amp, self._device)
+        )
+        self._train_batch = self.under_autocast(trial.train_batch)
         self.buffers = ModelBuffers(context.models)
         self.reducers = ReducerContents(
             context.reducers, self.slot_numbers, shared=_held_elsewhere(trial, context)
@@ -117,31 +118,19 @@ class Execution(Engine):
                 self.slot_numbers, context.models, self.buffers, self.reducers, self._generators
             )
         )
-        self.slots = make_slots(self.slot_numbers, self.slot_state, self._device, self._num_threads)
-        self.meetings = Meetings(
-            self._collectives,
-            slots_each=len(self.slot_numbers),
-            steps=[step_label(*numbered) for numbered in enumerate(context.optimizers)],
-            num_wishes=len(Event),
+        prepare_thread = thread_preparation(self._device, self._num_threads)
+        self.slots = make_slots(self.slot_numbers, self.slot_state, prepare_thread)
+        self.stepping = Stepping(
+            context,
+            num_slots=self._num_slots,
+            aggregation_frequency=self._aggregation_frequency,
+            slots=self.slots,
+            collectives=self._collectives,
+            generators=self._generators,
+            mixed_precision=self.mixed_precision,
+            prepare_thread=prepare_thread,
         )
-        self.steps = [
-            OptimizerSteps(
-                index=index,
-                optimizer=optimizer,
-                schedulers=[
-                    wrapped
-                    for wrapped in context.lr_schedulers
-                    if wrapped.step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP
-                    and getattr(wrapped.scheduler, "optimizer", None) is optimizer
-                ],
-                num_slots=self._num_slots,
-                aggregation_frequency=self._aggregation_frequency,
-                slots=self.slots,
-                collectives=self._collectives,
-                meetings=self.meetings,
-            )
-            for index, optimizer in enumerate(context.optimizers)
-        ]
+        self.meetings = self.stepping.meetings
         self._is_training = True
 
     def train_batch(self, batches: Iterator[Any], window: TrainingWindow) -> None:
@@ -161,35 +150,22 @@ class Execution(Engine):
         def learn(slot: int) -> None:
             batch = to_device(next(batches), self._device)
             self._generators.enter(Stream.TRAIN, batch_idx, slot)
-            returned = self._trial.train_batch(
-                batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx
-            )
+            returned = self._train_batch(batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx)
             window.add(slot, check_scalars(returned, "train_batch"))
 
         self.slot_state.begin_batch()
-        self.slots.run(learn)
+        with self.stepping.of_batch(batch_idx):
+            self.slots.run(learn)
         self.slot_state.end_batch()
         if self.buffers.are_shared(self._collectives):
             self.meet()
             self.buffers.share(self._collectives)
-        if self._window_is_complete:
-            if batch_idx + 1 == self._aggregation_frequency:
-                self._warn_of_missing_steps()
-            first = batch_idx + 1 - self._aggregation_frequency
-            step_batch_schedulers(
-                self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
-            )
+        self.stepping.end_batch(self._epoch_length)
         self._batches_completed = batch_idx + 1
 
-    def _warn_of_missing_steps(self) -> None:
-        for index, steps in enumerate(self.steps):
-            if steps.num_steps == 0 and self._collectives.is_chief:
-                logger.warning(
-                    "Optimizer %d (%s) was wrapped, but took no step in the first batches. Call "
-                    "context.step_optimizer in train_batch.",
-                    index,
-                    type(self._context.optimizers[index]).__name__,
-                )
+    def under_autocast(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a method of the trial as it runs: under autocast after ``use_amp``."""
+        return method if self.mixed_precision is None else self.mixed_precision.around(method)
 
     def meet(self) -> None:
         """Waits until every process has finished the batch, before they exchange anything else.
@@ -242,26 +218,30 @@ class Execution(Engine):
         create_graph: bool,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
-        loss.backward(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            gradient=gradient, retain_graph=retain_graph, create_graph=create_graph
-        )
+        self.stepping.backward(loss, gradient, retain_graph, create_graph)
 
     def step_optimizer(
         self,
         optimizer: torch.optim.Optimizer,
         clip_grads: ClipGrads | None,
         auto_zero_grads: bool,
-    ) -> None:
+        scaler: torch.amp.GradScaler | None,
+        closure: Closure | None,
+    ) -> Any:
         """Takes the step at the end of an aggregation window."""
-        if self._aggregation_frequency > 1 and not auto_zero_grads:
+        if not self._is_training:
             raise InvalidTrialError(
-                f"auto_zero_grads=False within aggregation windows of {self._aggregation_frequency}"
-                " batches would add gradients twice. Leave it at True, or set "
-                "aggregation_frequency to 1."
+                "step_optimizer was called before training began. Call it in train_batch."
             )
-        steps = self._steps_of(optimizer)
-        if self._window_is_complete:
-            steps.step(clip_grads, auto_zero_grads)
+        return self.stepping.step_optimizer(
+            optimizer,
+            StepRequest(
+                clip_grads=clip_grads,
+                auto_zero_grads=auto_zero_grads,
+                scaler=scaler,
+                closure=closure,
+            ),
+        )
 
     def set_stop_requested(self, stop_requested: bool) -> None:
         """Notes what the executing slot wishes."""
@@ -270,23 +250,6 @@ class Execution(Engine):
     def get_stop_requested(self) -> bool:
         """Returns this process's wish to stop."""
         return bool(self._stop_request)
-
-    @property
-    def _window_is_complete(self) -> bool:
-        return (self._batches_completed + 1) % self._aggregation_frequency == 0
-
-    def _steps_of(self, optimizer: torch.optim.Optimizer) -> OptimizerSteps:
-        if not self._is_training:
-            raise InvalidTrialError(
-                "step_optimizer was called before training began. Call it in train_batch."
-            )
-        for steps, wrapped in zip(self.steps, self._context.optimizers, strict=True):
-            if wrapped is optimizer:
-                return steps
-        raise InvalidTrialError(
-            f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
-            "context.wrap_optimizer on it in the trial's __init__."
-        )
 
 
 def _held_elsewhere(trial: Trial, context: TrialContext) -> list[object]:

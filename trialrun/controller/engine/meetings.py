@@ -27,7 +27,7 @@ class Meetings:
     Args:
         collectives: The processes.
         slots_each: Slots of a process.
-        steps: For each optimizer what its step is called in an error.
+        steps: For each optimizer, scaler and scheduler what its step is called in an error.
         num_wishes: Wishes that an announcement can carry.
     """
 

@@ -92,6 +92,8 @@ class Reporter:
         if not len(self._window):
             return None
         metrics = self._add_reducers(self._window.reduce())
+        # A metric that the trial returns under such a name is its own.
+        metrics = {**metrics, **self._execution.stepping.metrics(), **metrics}
         self._warn_of_non_finite(metrics, "training")
         if self._journal is not None:
             self._journal.training_metrics(

@@ -99,8 +99,9 @@ class Snapshots:
                 "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
                 "optimizer_parameters": [self._parameter_names(o) for o in context.optimizers],
                 "modes": [_modes(model) for model in context.models],
-                "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
+                "optimizer_steps": [steps.state_dict() for steps in self._execution.stepping.steps],
                 "lr_schedulers": _state_dicts(schedulers, "lr_scheduler"),
+                "scalers": self._execution.stepping.scalers.state_dicts(),
                 "slots": plain.snapshot(
                     [state for states in slot_states for state in states], "slot states"
                 ),
@@ -121,6 +122,9 @@ class Snapshots:
         _require_same_count("models", context.models, contents.models)
         _require_same_count("optimizers", context.optimizers, state["optimizers"])
         _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        # Checkpoints of earlier versions know of no scalers.
+        scalers = state.get("scalers", [])
+        _require_same_count("gradient scalers", context.scalers, scalers)
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
             _require_same_tensors(f"model {index}", model.state_dict(), saved)
             model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
@@ -139,8 +143,11 @@ class Snapshots:
                 ) from error
         for wrapped, saved in zip(context.lr_schedulers, state["lr_schedulers"], strict=True):
             wrapped.scheduler.load_state_dict(plain.restore(saved))
-        for steps, saved in zip(self._execution.steps, state["optimizer_steps"], strict=True):
+        for steps, saved in zip(
+            self._execution.stepping.steps, state["optimizer_steps"], strict=True
+        ):
             steps.load_state_dict(saved)
+        self._execution.stepping.scalers.load_state_dicts(scalers)
         self._restore_slots(state["slots"])
         return Progress(**plain.restore(state["progress"]))
 
