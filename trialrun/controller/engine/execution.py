@@ -154,8 +154,11 @@ class Execution(Engine):
             window.add(slot, check_scalars(returned, "train_batch"))
 
         self.slot_state.begin_batch()
-        with self.stepping.of_batch(batch_idx):
+        self.stepping.begin_batch(batch_idx)
+        try:
             self.slots.run(learn)
+        finally:
+            self.stepping.leave_batch()
         self.slot_state.end_batch()
         if self.buffers.are_shared(self._collectives):
             self.meet()
@@ -235,12 +238,7 @@ class Execution(Engine):
             )
         return self.stepping.step_optimizer(
             optimizer,
-            StepRequest(
-                clip_grads=clip_grads,
-                auto_zero_grads=auto_zero_grads,
-                scaler=scaler,
-                closure=closure,
-            ),
+            StepRequest(clip_grads, auto_zero_grads, scaler, closure),
         )
 
     def set_stop_requested(self, stop_requested: bool) -> None:

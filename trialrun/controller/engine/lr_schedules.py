@@ -60,6 +60,10 @@ class Schedules:
         for index, wrapped in enumerate(schedulers):
             self._intercept(index, wrapped)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._schedulers)
+
     def of_optimizer(self, optimizer: torch.optim.Optimizer) -> list[LRScheduler]:
         """Returns those that follow the steps of an optimizer."""
         return [
@@ -81,8 +85,7 @@ class Schedules:
             window: The window's batches, by their number since the start of the trial.
             epoch_length: Batches in an epoch.
         """
-        if self._schedulers:
-            step_batch_schedulers(self._schedulers, window, epoch_length, self.step)
+        step_batch_schedulers(self._schedulers, window, epoch_length, self.step)
 
     @contextlib.contextmanager
     def _stepping(self) -> Iterator[None]:

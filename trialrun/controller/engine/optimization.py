@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,22 +60,17 @@ class StepSurroundings:
     for_all_slots: Callable[[], contextlib.AbstractContextManager[None]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StepRequest:
-    """What the trial wants of one step.
-
-    Args:
-        clip_grads: Changes the averaged gradients in place.
-        auto_zero_grads: Whether gradients are cleared after the step. If not, every slot has the
-            averaged ones in ``grad`` afterwards.
-        scaler: The scaler that the trial passed.
-        closure: Evaluates the loss of the executing slot.
-    """
+class StepRequest(NamedTuple):
+    """What the trial wants of one step; a tuple, since one is made for every batch."""
 
     clip_grads: ClipGrads | None
+    """Changes the averaged gradients in place."""
     auto_zero_grads: bool
+    """Whether gradients are cleared after the step; else every slot then has the averaged ones."""
     scaler: torch.amp.GradScaler | None
+    """The scaler that the trial passed."""
     closure: Closure | None
+    """Evaluates the loss of the executing slot."""
 
 
 class OptimizerSteps:
@@ -114,8 +109,12 @@ class OptimizerSteps:
         self._window = (
             surroundings.aggregation_frequency if wrapped.average_aggregated_gradients else 1
         )
+        self._is_alone = surroundings.num_slots == 1
         self._is_stepping = False
         self._has_stepped = False
+        self._zeroes_itself = (
+            type(wrapped.optimizer).zero_grad is not torch.optim.Optimizer.zero_grad
+        )
         self._warned: set[str] = set()
         wrapped.optimizer.register_step_pre_hook(self._before_step)
         self._gradients = GradientSum(
@@ -148,7 +147,7 @@ class OptimizerSteps:
         Returns:
             What the optimizer's step returned.
         """
-        if self._around.num_slots == 1:
+        if self._is_alone:
             return self._step_alone(request, scaling)
         result = None
         if request.closure is not None:
@@ -267,24 +266,27 @@ class OptimizerSteps:
     # The step itself, once in each process.
 
     def _finish(self, request: StepRequest, scaling: Scaling | None, has_gradients: bool) -> None:
-        if not has_gradients:
-            self._warn_of_missing_backward()
         if scaling is not None:
             scaling.take_part(self._optimizer)
-            if has_gradients:
-                scaling.unscale(self._optimizer)
-        self._clip(request)
-        if scaling is None or not has_gradients:
-            self._taking_step(self._optimizer.step)
-            self._after_step(request)
+        if not has_gradients:
+            self._warn_of_missing_backward()
+        elif scaling is not None:
+            self._finish_scaled(request, scaling)
             return
+        self._clip(request)
+        self._taking_step(self._optimizer.step)
+        self._after_step(request)
+
+    def _finish_scaled(self, request: StepRequest, scaling: Scaling) -> None:
+        scaling.unscale(self._optimizer)
+        self._clip(request)
         self._has_stepped = False
         self._taking_step(functools.partial(scaling.take_step, self._optimizer))
         if self._has_stepped:
             self._after_step(request)
-        else:
-            self.num_skipped += 1
-            self._zero_if_wanted(request)
+            return
+        self.num_skipped += 1
+        self._zero_if_wanted(request)
 
     def _clip(self, request: StepRequest) -> None:
         if request.clip_grads is not None:
@@ -305,15 +307,18 @@ class OptimizerSteps:
         self._zero_if_wanted(request)
 
     def _zero_if_wanted(self, request: StepRequest) -> None:
-        if request.auto_zero_grads:
-            self._zero_grads()
+        if not request.auto_zero_grads:
+            return
+        if self._zeroes_itself:
+            self._optimizer.zero_grad()
+        else:
+            self._clear_grads()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Called before every step of the optimizer, whoever takes it."""
         if self._is_stepping:
-            # A fused optimizer gets the scaler's verdict, and skips by itself.
-            found_inf = getattr(optimizer, "found_inf", None)
-            self._has_stepped = found_inf is None or not found_inf.item()
+            # A fused optimizer gets the scaler's verdict as an attribute, and skips by itself.
+            self._has_stepped = not vars(optimizer).get("found_inf")
         elif self._around.num_slots > 1:
             raise InvalidTrialError(
                 f"{type(optimizer).__name__}.step() was called directly. With "
@@ -340,12 +345,6 @@ class OptimizerSteps:
         if key not in self._warned and self._around.collectives.is_chief:
             logger.warning(message)
         self._warned.add(key)
-
-    def _zero_grads(self) -> None:
-        if type(self._optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
-            self._optimizer.zero_grad()
-            return
-        self._clear_grads()
 
     def _clear_grads(self) -> None:
         # Without the entry in torch's profiler that ``zero_grad`` makes, which takes longer than

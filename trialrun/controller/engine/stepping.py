@@ -7,7 +7,6 @@ asked for together; ``optimization.py`` takes the step.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -137,9 +136,8 @@ class Stepping:
         ]
         self._warn_of_compression(context)
 
-    @contextlib.contextmanager
-    def of_batch(self, batch: int) -> Iterator[None]:
-        """Slots execute ``train_batch`` meanwhile.
+    def begin_batch(self, batch: int) -> None:
+        """Slots execute ``train_batch`` from here on.
 
         Args:
             batch: Its number since the start of the trial.
@@ -147,24 +145,26 @@ class Stepping:
         self._batch = batch
         self._num_meetings = 0
         self._is_training_batch = True
-        try:
-            yield
-        finally:
-            self._is_training_batch = False
+
+    def leave_batch(self) -> None:
+        """All slots have finished it, or one has failed."""
+        self._is_training_batch = False
 
     def end_batch(self, epoch_length: int) -> None:
-        """Does what follows a batch whose slots have all finished.
+        """Does what follows a batch that all slots have finished.
 
         Args:
             epoch_length: Batches in an epoch.
         """
-        if not self._window_is_complete:
+        stop = self._batch + 1
+        if stop % self._aggregation_frequency:
             return
         self.scalers.end_window()
-        stop = self._batch + 1
         if stop == self._aggregation_frequency:
             self._warn_of_missing_steps()
-        self.schedules.after_window(range(stop - self._aggregation_frequency, stop), epoch_length)
+        if self.schedules:
+            window = range(stop - self._aggregation_frequency, stop)
+            self.schedules.after_window(window, epoch_length)
 
     def backward(
         self,
@@ -188,9 +188,7 @@ class Stepping:
             InvalidTrialError: The request does not fit the optimizer, the window or the scalers.
         """
         steps = self._steps_of(optimizer)
-        scaling = None
-        if self.scalers or request.scaler is not None:
-            scaling = self.scalers.taking_part(request.scaler)
+        scaling = self.scalers.taking_part(request.scaler)
         if request.clip_grads is not None and not callable(request.clip_grads):
             raise InvalidTrialError(
                 f"clip_grads={request.clip_grads!r} cannot be called. It is a function that gets "
@@ -206,7 +204,7 @@ class Stepping:
             return steps.step(request, scaling)
         if request.closure is not None:
             closure = self._mixed_precision.around(request.closure)
-            request = dataclasses.replace(request, closure=closure)
+            request = request._replace(closure=closure)
         with self._mixed_precision.suspended():
             return steps.step(request, scaling)
 
