@@ -33,11 +33,14 @@ class GradientSum:
         collectives: The processes that share the slots, in slot order.
     """
 
+    groups: list[_Group]
+    """Parameters of one device and element type each."""
+
     def __init__(self, names: Names, *, num_slots: int, collectives: Collectives) -> None:
         self._names = names
         self._num_slots = num_slots
         self._collectives = collectives
-        self._groups: list[_Group] = []
+        self.groups = []
         self._grouped: list[tuple[int, torch.device, torch.dtype]] = []
 
     def deposit(self, slot: int, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -54,7 +57,7 @@ class GradientSum:
         Raises:
             InvalidTrialError: A parameter's gradient was sparse on some slots and dense on others.
         """
-        return any([group.assign(divisor) for group in self._groups])
+        return any([group.assign(divisor) for group in self.groups])
 
     def _group(self, parameters: Sequence[torch.nn.Parameter]) -> list[_Group]:
         """Returns the groups, made again when the trial has added or frozen parameters."""
@@ -63,12 +66,12 @@ class GradientSum:
             by_kind: dict[tuple[torch.device, torch.dtype], list[torch.nn.Parameter]] = {}
             for parameter in parameters:
                 by_kind.setdefault((parameter.device, parameter.dtype), []).append(parameter)
-            self._groups = [
+            self.groups = [
                 _Group(group, self._names, self._num_slots, self._collectives)
                 for group in by_kind.values()
             ]
             self._grouped = grouped
-        return self._groups
+        return self.groups
 
 
 @dataclasses.dataclass
@@ -90,7 +93,7 @@ class _Group:
         num_slots: int,
         collectives: Collectives,
     ) -> None:
-        self._parameters = parameters
+        self.parameters = parameters
         self._names = names
         self._num_slots = num_slots
         self._collectives = collectives
@@ -101,11 +104,11 @@ class _Group:
 
     def deposit(self, slot: int) -> None:
         pieces: list[torch.Tensor] = []
-        tail = [0.0] * (2 * len(self._parameters))
-        for place, parameter in enumerate(self._parameters):
+        tail = [0.0] * (2 * len(self.parameters))
+        for place, parameter in enumerate(self.parameters):
             gradient = parameter.grad
             if gradient is not None and gradient.is_sparse:
-                tail[len(self._parameters) + place] = 1.0
+                tail[len(self.parameters) + place] = 1.0
                 self._put_apart(place, slot, gradient.coalesce())
                 gradient = None
             elif gradient is not None:
@@ -122,17 +125,17 @@ class _Group:
             parameter.grad = None
         length = sum(self._lengths)
         tail += [0.0] * (self._sum.padded_length(length + len(tail)) - length - len(tail))
-        first = self._parameters[0]
+        first = self.parameters[0]
         pieces.append(torch.tensor(tail, dtype=first.dtype, device=first.device))
         self._sum.deposit(slot, torch.cat(pieces))
 
     def assign(self, divisor: int) -> bool:
         total = self._sum.total()
-        length, count = sum(self._lengths), len(self._parameters)
+        length, count = sum(self._lengths), len(self.parameters)
         present = total[length : length + 2 * count].tolist()
         total[:length].div_(divisor)
         stop = 0
-        for place, parameter in enumerate(self._parameters):
+        for place, parameter in enumerate(self.parameters):
             start, stop = stop, stop + self._lengths[place]
             dense, sparse = present[place], present[count + place]
             if dense and sparse:
@@ -155,7 +158,7 @@ class _Group:
         self._apart[place].gradients[slot] = gradient
 
     def _new_apart(self, place: int) -> _Apart:
-        parameter = self._parameters[place]
+        parameter = self.parameters[place]
         return _Apart(
             SparseSum(
                 parameter,
@@ -174,7 +177,7 @@ class _Group:
         return apart.sparse_sum.total(gradients)
 
     def _take_dense(self, place: int) -> torch.Tensor:
-        apart, parameter = self._apart[place], self._parameters[place]
+        apart, parameter = self._apart[place], self.parameters[place]
         gradients, apart.gradients = apart.gradients, {}
         length = parameter.numel()
         each = self._num_slots // self._collectives.size
