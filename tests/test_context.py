@@ -141,6 +141,7 @@ def test_wrapping_returns_the_same_objects(context: TrialContext) -> None:
         ("wrap_model", "torch.nn.Module"),
         ("wrap_optimizer", "torch.optim.Optimizer"),
         ("wrap_reducer", "trialrun.MetricReducer"),
+        ("wrap_scaler", "torch.amp.GradScaler"),
     ],
 )
 def test_wrapping_something_else_is_refused(context: TrialContext, method: str, takes: str) -> None:
@@ -164,6 +165,15 @@ def test_each_object_is_wrapped_once(context: TrialContext) -> None:
     )
     assert message(lambda: context.wrap_reducer(reducer)) == (
         "wrap_reducer " + twice.format("NoMetric")
+    )
+
+
+@pytest.mark.parametrize("passes", [0, 1.0, True, "2"])
+def test_backward_passes_are_counted_in_whole_numbers(context: TrialContext, passes: Any) -> None:
+    optimizer = sgd(nn.Linear(2, 1))
+    assert message(lambda: context.wrap_optimizer(optimizer, passes)) == (
+        f"backward_passes_per_step={passes!r} is not a whole number of at least 1. Leave it out: "
+        "the gradients of any number of backward passes are added up."
     )
 
 
@@ -198,7 +208,7 @@ def test_a_scheduler_of_ones_own_needs_an_optimizer_only_to_follow_one(
 
 
 @pytest.mark.parametrize(
-    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_reducer"]
+    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_reducer", "wrap_scaler"]
 )
 def test_nothing_is_wrapped_after_training_began(
     context: TrialContext, engine: FakeEngine, method: str

@@ -91,6 +91,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 
 SGD = "step_optimizer on optimizer 0 (SGD)"
+STEP_LR = "step() of LR scheduler 0 (StepLR)"
 ADAM = "step_optimizer on optimizer 1 (Adam)"
 
 
@@ -100,6 +101,7 @@ ADAM = "step_optimizer on optimizer 1 (Adam)"
         ("skips", True, f"slot 0 called {ADAM}; slot 1 finished the batch"),
         ("never", False, f"slot 0 called {SGD}; slot 1 finished the batch"),
         ("once more", False, f"slot 0 finished the batch; slot 1 called {ADAM}"),
+        ("schedules", False, f"slot 0 called {STEP_LR}; slot 1 finished the batch"),
         ("swaps", True, f"slot 0 called {SGD}; slot 1 called {ADAM}"),
     ],
 )
