@@ -35,8 +35,9 @@ class NamesTrial(Trial):
         self.training_names, self.validation_names = load_names()
 
     def build_training_data_loader(self) -> DataLoader:
-        # An LSTM takes as many steps as the longest name of the batch has letters, whatever the
-        # others have. The sampler makes the batches, here of one slot's size.
+        # An LSTM takes a step for each letter of the longest name in a batch, however few names
+        # are left by then; names of like length share their steps. The sampler makes whole
+        # batches, each for one slot.
         batch_sampler = LengthGroupedBatchSampler(
             [len(letters) for letters, _ in self.training_names],
             self.context.get_per_slot_batch_size(),
