@@ -190,6 +190,10 @@ def load_text() -> tuple[torch.Tensor, torch.Tensor]:
     folder = Path(sysconfig.get_path("stdlib"))
     files = [folder / f"{name}.py" for name in sorted(sys.stdlib_module_names)]
     texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    if not texts:
+        raise FileNotFoundError(
+            f"{folder} has no source of Python's library; some builds leave it out."
+        )
     held_out = texts[::HELD_OUT_EVERY]
     del texts[::HELD_OUT_EVERY]
     return as_characters(texts), as_characters(held_out)

@@ -31,6 +31,14 @@ def test_text_is_ascii_source_of_the_library_alone(char_gpt: ModuleType) -> None
     assert len(training) > 20 * len(held_out) > 1_000_000
 
 
+def test_library_without_source_is_an_error_that_names_its_folder(
+    char_gpt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", {"stdlib": str(tmp_path)}.__getitem__)
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no source of Python's library; "):
+        char_gpt.load_text()
+
+
 def test_resume_on_another_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"context_length": 32, "num_layers": 1, "num_heads": 1, "num_channels": 4}
     steps = {"lr": 0.1, "warm_up_steps": 1, "decay_steps": 2}
