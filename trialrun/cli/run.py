@@ -48,7 +48,12 @@ def submit(
     from trialrun.cli._submission import read_submission
 
     trial_file, trial_class = split_target(target)
-    config = read_submission(trial_file, config_file, hyperparameters, flags, test_mode)
+    submission = read_submission(
+        trial_file, trial_class, config_file, hyperparameters, flags, test_mode
+    )
+    config, trial_class = submission.config, submission.trial_class
+    if submission.remarks:
+        click.echo(submission.remarks, err=True)
     start_server()
     from trialrun.cli import _train
     from trialrun.controller.experiments import submit_experiment
