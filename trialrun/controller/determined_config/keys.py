@@ -201,7 +201,9 @@ KEYS: tuple[Key, ...] = (
         "log_pattern_policies",
         "retention_policy",
     ),
-    *_no_meaning(_OWN_STORAGE, "tensorboard_storage"),
+    *_no_meaning(
+        "Metrics are in trialrun's records. trialrun metrics prints them.", "tensorboard_storage"
+    ),
     *_no_meaning(_NO_MASTER, "integrations", "internal", "security"),
     *_no_meaning("It was removed from Determined too. Read the data in the trial.", "data_layer"),
 )

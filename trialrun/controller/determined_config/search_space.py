@@ -11,14 +11,15 @@ Both ends of a space belong to it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import pydantic
-import yaml
 
-from trialrun._errors import nearest_name
+from trialrun._errors import ConfigurationError, nearest_name
+from trialrun.controller.config import parse_hyperparameter
 
 Number: TypeAlias = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
@@ -102,9 +103,17 @@ class Searched:
     @property
     def flag(self) -> str:
         """The flag that gives it the example's value."""
-        value = yaml.safe_dump(self.example, default_flow_style=True, width=10_000)
-        text = value.removesuffix("\n").removesuffix("\n...")
-        return f"--hp {shlex.quote(f'{self.name}={text}')}"
+        text = f"{self.name}={self.example}"
+        if not _reads_as(text, self.example):
+            text = f"{self.name}={json.dumps(self.example, default=str)}"  # which is YAML too
+        return f"--hp {shlex.quote(text)}"
+
+
+def _reads_as(text: str, value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse_hyperparameter(text, {})[1] == value
+    except ConfigurationError:
+        return False
 
 
 def read_space(
