@@ -19,7 +19,12 @@ from trialrun.controller.trial_target import split_target
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--config", "config_file", metavar="FILE.yaml", help="Default: trial.yaml beside it.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE.yaml",
+    help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
+)
 @click.option("--slots", type=int, help="Logical workers that share each batch.")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
 @click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
