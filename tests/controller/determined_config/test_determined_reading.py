@@ -372,6 +372,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ),
     (
         "searcher.max_length",
+        "20ep",
+        "Configuration key 'searcher.max_length' is '20ep': it must hold one of batches, records, "
+        "epochs with a whole number, such as {epochs: 2}.",
+    ),
+    (
+        "searcher.max_length",
         {"epochs": 0},
         "Configuration key 'searcher.max_length' is {'epochs': 0}: it must be at least 1.",
     ),
@@ -491,6 +497,7 @@ def test_the_configuration_is_kept_with_defaults_and_without_passwords() -> None
     assert kept["searcher"]["smaller_is_better"] is True
     assert kept["optimizations"]["aggregation_frequency"] == 1
     assert kept["records_per_epoch"] == 0
+    assert kept["reproducibility"] == {"experiment_seed": 0}
     assert kept["data"] == {}
 
 

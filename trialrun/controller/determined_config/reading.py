@@ -210,7 +210,7 @@ class _Reader:
             return
         problems = len(self._problems)
         length, time = self._value("searcher.max_length"), self._value("searcher.max_time")
-        if isinstance(length, int | float | str):
+        if isinstance(length, int | float):
             self._problems.append(
                 f"Configuration key 'searcher.max_length' is {length!r}, without a unit: write "
                 "{batches: 900} or {epochs: 2}, or give --max-length 20ep."
@@ -282,7 +282,9 @@ class _Reader:
         for key in self._flags:
             self._written_as.pop(key, None)
         data.update(self._flags)
-        data["determined"] = self._kept(data)
+        data["determined"] = self._kept(
+            data.get("seed", ExperimentConfig.model_fields["seed"].default)
+        )
         try:
             config = read_config(data, self._written_as)
         except ConfigurationError as error:
@@ -291,7 +293,7 @@ class _Reader:
             raise ConfigurationError("\n".join(self._problems))
         return config
 
-    def _kept(self, translated: Mapping[str, Any]) -> dict[str, Any]:
+    def _kept(self, seed: Any) -> dict[str, Any]:
         """Returns the configuration as a trial may want to read it: with flags and defaults."""
         kept: dict[str, Any] = {}
         for key in KEYS:
@@ -302,13 +304,11 @@ class _Reader:
                 value = key.default
             if value is not None:
                 kept = with_value(kept, key.name, _plain(value))
-        for flag, name in (
-            ("name", "name"),
-            ("slots", "resources.slots_per_trial"),
-            ("seed", "reproducibility.experiment_seed"),
-        ):
+        for flag, name in (("name", "name"), ("slots", "resources.slots_per_trial")):
             if flag in self._flags:
                 kept = with_value(kept, name, self._flags[flag])
+        # The one that is used, also where nobody chose it.
+        kept = with_value(kept, "reproducibility.experiment_seed", _plain(seed))
         if "max_length" in self._flags:
             kept = with_value(kept, "searcher.max_length", _as_length(self._flags["max_length"]))
         return kept
