@@ -151,6 +151,12 @@ def test_an_example_of_any_kind_survives_the_flag(value: Any) -> None:
             "Configuration key 'hyperparameters.a.x.base' is 0: Input should be greater than 0",
         ),
         (
+            {"type": "log", "minval": 1, "maxval": 400, "base": 10},
+            "Configuration key 'hyperparameters.a.x' is {'type': 'log', 'minval': 1, 'maxval': "
+            "400, 'base': 10}: 10 to the power of 400 is no finite number. minval and maxval are "
+            "exponents.",
+        ),
+        (
             {"type": "categorical", "vals": []},
             "Configuration key 'hyperparameters.a.x.vals' is []: List should have at least 1 item "
             "after validation, not 0",

@@ -58,13 +58,25 @@ class _Double(_Range):
     maxval: Number
 
     def example(self) -> Any:
-        return _rounded((self.minval + self.maxval) / 2)
+        return _rounded(self.minval / 2 + self.maxval / 2)
 
 
 class _Log(_Range):
     minval: Number
     maxval: Number
     base: Annotated[Number, pydantic.Field(gt=0)]
+
+    @pydantic.model_validator(mode="after")
+    def _has_values(self) -> _Log:
+        for exponent in (self.minval, self.maxval):
+            try:
+                self.base**exponent
+            except OverflowError:
+                raise ValueError(
+                    f"{self.base:g} to the power of {exponent:g} is no finite number. minval and "
+                    "maxval are exponents."
+                ) from None
+        return self
 
     def example(self) -> Any:
         return _rounded(self.base ** ((self.minval + self.maxval) / 2))
