@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+import trialrun
+import trialrun.compat.determined as det
+from trialrun.compat.determined import pytorch
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.determined_config.keys import BY_NAME, KEYS
 
@@ -45,3 +50,31 @@ def test_the_table_says_what_each_key_becomes() -> None:
                 assert remark == key.instead, key.name
             elif not key.becomes and key.name != "entrypoint":
                 assert remark.startswith("refused"), key.name
+
+
+# The names of the API.
+
+
+def names() -> dict[str, list[str]]:
+    """Returns the first two columns: Determined's names, and trialrun's."""
+    section = PAGE.split("<!-- names -->")[1].split("<!-- end of")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    return {
+        theirs: re.findall(r"`trialrun\.([\w.]+)`", ours)
+        for names, ours in rows
+        for theirs in re.findall(r"`([\w.]+)`", names)
+    }
+
+
+def test_every_name_of_determined_is_in_the_table_and_in_the_package() -> None:
+    given = {f"pytorch.{name}" for name in pytorch.__all__}
+    given |= {f"det.{name}" for name in det.__all__ if name != "pytorch"}
+    assert set(names()) == given
+
+
+@pytest.mark.parametrize("name", [name for ours in names().values() for name in ours])
+def test_every_name_of_trialrun_in_the_table_is_there(name: str) -> None:
+    first, *rest = name.split(".")
+    found = getattr(trialrun, first)
+    if rest:
+        assert rest[0] in dir(found) or rest[0] in found.__annotations__
