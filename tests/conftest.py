@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-# With its root, since a checkout may itself lie in a folder of that name.
-EXAMPLES = str(Path(__file__).parents[1] / "examples") + "/"
+# The last with its root, since a checkout may itself lie in a folder of that name.
+TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples") + "/")
 
 
 @pytest.fixture(autouse=True)
@@ -27,5 +27,5 @@ def _isolated() -> Iterator[None]:
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and ("/trials/" in file or "/pytest-" in file or EXAMPLES in file):
+        if file is not None and any(part in file for part in TRIAL_FILES):
             del sys.modules[name]
