@@ -107,7 +107,10 @@ def find(experiment: int, record: int, as_json: bool, home: Home) -> None:
 
 def _sentence(record: int, is_used: bool, before: CheckpointRow | None) -> str:
     if not is_used:
-        return f"Record {record} is in no batch of the trial: it is shorter than a pass."
+        return (
+            f"Record {record} is in no batch of the trial: its samplers leave it out, or the trial "
+            "ends before its turn."
+        )
     if before is None:
         return "No whole checkpoint is from before its first use."
     return (

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, Sampler
 
@@ -27,9 +28,9 @@ from trialrun.controller.engine.sources import (
     ValidationSource,
 )
 from trialrun.samplers.addresses import Stream
+from trialrun.samplers.sequences import RECORDS_PER_BLOCK, Description
 
-# Indices that are computed at once: numpy's cost for a call is spread over them.
-_BLOCK_RECORDS = 8192
+# Passes that are computed at once, at most: short ones cost by their number.
 _BLOCK_PASSES = 16
 
 
@@ -159,19 +160,22 @@ class TrainingData(TrainingSource):
         self.num_workers = loader.num_workers
         self.facts = DataFacts(
             record_order=order.describe(),
-            is_shuffled=order.is_shuffled,
             dataset_length=order.dataset_length,
             pass_length=order.pass_length,
             batch_size=order.batch_size,
             epoch_length=epoch_length,
         )
-        per_slot = max(1, _BLOCK_RECORDS // order.batch_size)
-        # A few passes at most: short ones cost by their number.
+        per_slot = max(1, RECORDS_PER_BLOCK // order.batch_size)
         self._block_batches = min(per_slot, _BLOCK_PASSES * epoch_length)
         self._loader = loader
         self._seed = seed
         self._slots = slots
-        self._shares = [order.training(num_slots, slot) for slot in slots]
+        self._order = order.training(num_slots)
+        self._shares = [self._order.sequence(slot) for slot in slots]
+
+    def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
+        """Returns the chain of samplers that all slots share."""
+        return self._order.describe(keep)
 
     def batches_from(self, first_batch: int) -> Iterator[Any]:
         """Iterates over (batch k, each slot of this process), for k from ``first_batch`` on."""

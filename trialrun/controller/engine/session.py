@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 
 import trialrun
 from trialrun._context import TrialContext
@@ -86,8 +87,6 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
-    data_order: dict[str, Any]
-    """The facts that decide which records make a batch, for the records."""
     first_batch: int
     """Where it goes on: batches completed."""
 
@@ -146,7 +145,7 @@ class TrialSession:
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, facts)
         self.identity = _make_identity(spec, self.plan, facts, device)
-        self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
+        self._data, self._facts = data, facts
         self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, collectives)
@@ -213,6 +212,14 @@ class TrialSession:
             },
             sink=sink,
         )
+
+    def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
+        """Returns what is known of the training data, and which records make a batch, as JSON data.
+
+        Args:
+            keep: Keeps an array, and returns the name by which it is found again.
+        """
+        return {**dataclasses.asdict(self._facts), "order": self._data.describe_order(keep)}
 
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
