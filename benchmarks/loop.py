@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trialrun.controller.bookkeeping import Database, Recorder, claim_trial, create_experiment
 from trialrun.controller.config import read_config
 from trialrun.controller.engine.collectives import SingleProcess
-from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.session import TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 
 NUM_RECORDS = 20_000
@@ -148,7 +148,7 @@ def run_trialrun(kind: str, num_batches: int, folder: Path) -> float:
     )
     attempt = claim_trial(database, trial.id, hostname="", pid=0, num_processes=1)
     with Recorder(database, attempt) as recorder:
-        session = TrialSession(
+        session = open_session(
             TrialSpec(
                 trial_file=trial_file,
                 trial_class=None,

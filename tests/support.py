@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.config import read_config
 from trialrun.controller.engine.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.loop import Outcome
-from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 
 TRIALS = Path(__file__).parent / "trials"
@@ -52,13 +52,23 @@ class FolderSink:
         self._folder = folder
 
     def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+        self.save_now(contents, metrics, lambda folder: None)
+
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str:
         path = self._folder / f"checkpoint-{len(list(self._folder.glob('*')))}"
         path.mkdir(parents=True)
         checksum = digest(contents.models, contents.state["optimizers"])
-        metadata = {**contents.metadata, "digest": checksum}
+        metadata = {**contents.metadata, "digest": checksum, "uuid": path.name}
         write_contents(dataclasses.replace(contents, metadata=metadata), path)
+        on_written(path)
         batches = contents.metadata["batches"]
         self.saved.append(SavedCheckpoint(path, batches, checksum, metrics))
+        return path.name
 
 
 class MemoryJournal:
@@ -180,7 +190,7 @@ def new_session(
     sink: FolderSink | None = None,
 ) -> TrialSession:
     """Returns a session on the CPU, in this process alone unless collectives are given."""
-    return TrialSession(
+    return open_session(
         spec,
         collectives=collectives or SingleProcess(),
         device=torch.device("cpu"),

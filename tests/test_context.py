@@ -15,6 +15,7 @@ class FakeEngine(Engine):
 
     is_training = False
     slot = 1
+    initial_batch = 5
     batches_completed = 0
     epoch_length = 3
 
@@ -62,7 +63,6 @@ def new_context(engine: Engine, **hyperparameters: Any) -> TrialContext:
         num_slots=4,
         seed=9,
         device=torch.device("cpu"),
-        initial_batch=5,
         engine=engine,
     )
 

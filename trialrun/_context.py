@@ -14,7 +14,7 @@ from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._reducers import MetricReducer
-from trialrun._wrapped import WrappedReducer
+from trialrun._wrapped import Wrapped, WrappedReducer
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
@@ -33,7 +33,6 @@ class TrialContext:
         num_slots: Slots that share each batch.
         seed: The trial's seed.
         device: Where this process computes.
-        initial_batch: Batches completed when this attempt began.
         engine: Who executes the trial.
     """
 
@@ -41,14 +40,6 @@ class TrialContext:
     """Where this process computes."""
     num_slots: int
     """Logical data-parallel workers: the global batch is this many times the per-slot batch."""
-    models: list[torch.nn.Module]
-    """The wrapped models, in the order of wrapping."""
-    optimizers: list[torch.optim.Optimizer]
-    """The wrapped optimizers, in the order of wrapping."""
-    lr_schedulers: list[LRScheduler]
-    """The wrapped schedulers with their step modes, in the order of wrapping."""
-    reducers: list[WrappedReducer]
-    """The wrapped metric reducers with their names, in the order of wrapping."""
     experimental: Experimental
     """What the trial may switch off at its own risk."""
 
@@ -59,19 +50,14 @@ class TrialContext:
         num_slots: int,
         seed: int,
         device: torch.device,
-        initial_batch: int,
         engine: Engine,
     ) -> None:
         self.device = device
         self.num_slots = num_slots
-        self.models = []
-        self.optimizers = []
-        self.lr_schedulers = []
-        self.reducers = []
         self.experimental = Experimental()
         self._hyperparameters = dict(hyperparameters)
         self._seed = seed
-        self._initial_batch = initial_batch
+        self._wrapped = Wrapped()
         self._engine = engine
 
     # What the trial is given.
@@ -112,9 +98,29 @@ class TrialContext:
 
     def get_initial_batch(self) -> int:
         """Returns the batches completed when this attempt began: 0 unless it was resumed."""
-        return self._initial_batch
+        return self._engine.initial_batch
 
     # What the trial wraps, in its constructor.
+
+    @property
+    def models(self) -> list[torch.nn.Module]:
+        """The wrapped models, in the order of wrapping."""
+        return self._wrapped.models
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The wrapped optimizers, in the order of wrapping."""
+        return self._wrapped.optimizers
+
+    @property
+    def lr_schedulers(self) -> list[LRScheduler]:
+        """The wrapped schedulers with their step modes, in the order of wrapping."""
+        return self._wrapped.lr_schedulers
+
+    @property
+    def reducers(self) -> list[WrappedReducer]:
+        """The wrapped metric reducers with their names, in the order of wrapping."""
+        return self._wrapped.reducers
 
     def wrap_model(self, model: _Model) -> _Model:
         """Puts a model under trialrun's care: moves it to the device, keeps it in checkpoints.
@@ -126,13 +132,8 @@ class TrialContext:
             InvalidTrialError: It is no module, was wrapped already, or training has begun.
         """
         self._require_set_up("wrap_model")
-        if not isinstance(model, torch.nn.Module):
-            raise InvalidTrialError(
-                f"wrap_model got a {type(model).__name__}; it takes a torch.nn.Module."
-            )
-        _require_new(model, self.models, "wrap_model")
-        self.models.append(model.to(self.device))
-        return model
+        self._wrapped.add_model(model)
+        return model.to(self.device)
 
     def wrap_optimizer(self, optimizer: _Optimizer) -> _Optimizer:
         """Puts an optimizer under trialrun's care; ``step_optimizer`` then takes its steps.
@@ -141,13 +142,7 @@ class TrialContext:
             InvalidTrialError: It is no optimizer, was wrapped already, or training has begun.
         """
         self._require_set_up("wrap_optimizer")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InvalidTrialError(
-                f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
-                "torch.optim.Optimizer."
-            )
-        _require_new(optimizer, self.optimizers, "wrap_optimizer")
-        self.optimizers.append(optimizer)
+        self._wrapped.add_optimizer(optimizer)
         return optimizer
 
     def wrap_lr_scheduler(
@@ -165,22 +160,7 @@ class TrialContext:
                 not wrapped before, or training has begun.
         """
         self._require_set_up("wrap_lr_scheduler")
-        wrapped = LRScheduler(scheduler, step_mode, frequency)
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if step_mode is not StepMode.MANUAL_STEP:
-                raise InvalidTrialError(
-                    f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
-                    "Use a scheduler that follows batches or epochs."
-                )
-        _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
-        optimizer = getattr(scheduler, "optimizer", None)
-        known = any(optimizer is candidate for candidate in self.optimizers)
-        if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
-            raise InvalidTrialError(
-                f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "
-                "wrap_optimizer on it before wrap_lr_scheduler."
-            )
-        self.lr_schedulers.append(wrapped)
+        self._wrapped.add_lr_scheduler(LRScheduler(scheduler, step_mode, frequency))
         return scheduler
 
     def wrap_reducer(
@@ -203,12 +183,7 @@ class TrialContext:
                 begun.
         """
         self._require_set_up("wrap_reducer")
-        if not isinstance(reducer, MetricReducer):
-            raise InvalidTrialError(
-                f"wrap_reducer got a {type(reducer).__name__}; it takes a trialrun.MetricReducer."
-            )
-        _require_new(reducer, [r.reducer for r in self.reducers], "wrap_reducer")
-        self.reducers.append(
+        self._wrapped.add_reducer(
             WrappedReducer(
                 reducer=reducer,
                 name=name,
@@ -296,10 +271,3 @@ class TrialContext:
                 f"{method} was called after training began. Wrap everything in the trial's "
                 "__init__."
             )
-
-
-def _require_new(item: object, wrapped: list[Any], method: str) -> None:
-    if any(item is known for known in wrapped):
-        raise InvalidTrialError(
-            f"{method} got the same {type(item).__name__} twice. Wrap each object once."
-        )

@@ -32,6 +32,11 @@ class Engine(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def initial_batch(self) -> int:
+        """Batches completed when this attempt began."""
+
+    @property
+    @abc.abstractmethod
     def batches_completed(self) -> int:
         """The clock."""
 

@@ -1,9 +1,14 @@
-"""What a context keeps of an object that the trial wrapped."""
+"""What a trial has put under trialrun's care, and the rules for it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import torch
+
+from trialrun._errors import InvalidTrialError
+from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun._reducers import MetricReducer
 
 
@@ -20,3 +25,77 @@ class WrappedReducer:
     def label(self) -> str:
         """How messages call it."""
         return self.name or type(self.reducer).__name__
+
+
+class Wrapped:
+    """The objects that a trial has wrapped, each kind in the order of wrapping.
+
+    The methods check one object each and keep it; they raise ``InvalidTrialError`` where it is not
+    of the kind, was wrapped already, or does not fit what was wrapped before.
+    """
+
+    models: list[torch.nn.Module]
+    optimizers: list[torch.optim.Optimizer]
+    lr_schedulers: list[LRScheduler]
+    reducers: list[WrappedReducer]
+
+    def __init__(self) -> None:
+        self.models = []
+        self.optimizers = []
+        self.lr_schedulers = []
+        self.reducers = []
+
+    def add_model(self, model: torch.nn.Module) -> None:
+        """Keeps a model."""
+        if not isinstance(model, torch.nn.Module):
+            raise InvalidTrialError(
+                f"wrap_model got a {type(model).__name__}; it takes a torch.nn.Module."
+            )
+        _require_new(model, self.models, "wrap_model")
+        self.models.append(model)
+
+    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keeps an optimizer."""
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InvalidTrialError(
+                f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
+                "torch.optim.Optimizer."
+            )
+        _require_new(optimizer, self.optimizers, "wrap_optimizer")
+        self.optimizers.append(optimizer)
+
+    def add_lr_scheduler(self, wrapped: LRScheduler) -> None:
+        """Keeps a scheduler with its step mode."""
+        scheduler, step_mode = wrapped.scheduler, wrapped.step_mode
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if step_mode is not StepMode.MANUAL_STEP:
+                raise InvalidTrialError(
+                    f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
+                    "Use a scheduler that follows batches or epochs."
+                )
+        _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
+        optimizer = getattr(scheduler, "optimizer", None)
+        known = any(optimizer is candidate for candidate in self.optimizers)
+        if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
+            raise InvalidTrialError(
+                f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "
+                "wrap_optimizer on it before wrap_lr_scheduler."
+            )
+        self.lr_schedulers.append(wrapped)
+
+    def add_reducer(self, wrapped: WrappedReducer) -> None:
+        """Keeps a reducer with its name."""
+        reducer = wrapped.reducer
+        if not isinstance(reducer, MetricReducer):
+            raise InvalidTrialError(
+                f"wrap_reducer got a {type(reducer).__name__}; it takes a trialrun.MetricReducer."
+            )
+        _require_new(reducer, [r.reducer for r in self.reducers], "wrap_reducer")
+        self.reducers.append(wrapped)
+
+
+def _require_new(item: object, wrapped: Sequence[object], method: str) -> None:
+    if any(item is known for known in wrapped):
+        raise InvalidTrialError(
+            f"{method} got the same {type(item).__name__} twice. Wrap each object once."
+        )

@@ -15,7 +15,7 @@ from trialrun.controller.checkpoints.digest import named_tensors
 from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
 from trialrun.controller.config import CheckpointPolicy
 from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.session import TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 
 
@@ -70,7 +70,7 @@ def _train(
     stored: list[StoredCheckpoint] = []
     store = CheckpointStore(folder, stored.append) if collectives.is_chief else None
     try:
-        TrialSession(
+        open_session(
             dataclasses.replace(spec, config=shortened),
             collectives=collectives,
             device=device,

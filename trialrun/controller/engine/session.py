@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
+from trialrun._trial import Trial
 from trialrun._units import Epoch
-from trialrun.controller.checkpoints.contents import read_contents
+from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
@@ -27,17 +29,17 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator
-from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
-from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reporting import Journal, Reporter
+from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.trial_file import load_trial_class
-from trialrun.samplers.addresses import Stream
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
 logger = logging.getLogger(__name__)
@@ -65,15 +67,26 @@ class TrialSpec:
     metadata: dict[str, Any]
     resume_from: Path | None = None
 
+    def settings(self) -> RuntimeSettings:
+        """Returns what must be known before the trial is built."""
+        return RuntimeSettings(
+            hyperparameters=self.config.hyperparameters,
+            num_slots=self.config.slots,
+            aggregation_frequency=self.config.aggregation_frequency,
+            seed=self.seed,
+            intra_op_threads=self.intra_op_threads,
+        )
+
 
 class TrialSession:
     """One trial, ready to train in this process.
 
     Args:
-        spec: The trial.
-        collectives: The processes that share its slots.
-        device: Where this process computes.
-        stop_request: What asks it to stop.
+        runtime: Its surroundings.
+        trial: The user's trial, built with the runtime's context.
+        config: Length, periods, and which checkpoints are wanted.
+        metadata: JSON data that every checkpoint repeats.
+        contents: The checkpoint to go on from; None: from the start.
         journal: Where the chief writes down what happens; None elsewhere.
         sink: Where the chief hands checkpoints; None elsewhere.
         max_validation_rounds: Batches that each slot evaluates at most; None: all.
@@ -87,68 +100,71 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
-    first_batch: int
-    """Where it goes on: batches completed."""
 
     def __init__(
         self,
-        spec: TrialSpec,
+        runtime: Runtime,
+        trial: Trial,
         *,
-        collectives: Collectives,
-        device: torch.device,
-        stop_request: StopRequest,
+        config: ExperimentConfig,
+        metadata: dict[str, Any],
+        contents: CheckpointContents | None,
         journal: Journal | None,
         sink: CheckpointSink | None,
         max_validation_rounds: int | None = None,
     ) -> None:
-        config = spec.config
-        torch.set_num_threads(spec.intra_op_threads)
-        contents = None if spec.resume_from is None else read_contents(spec.resume_from)
-        self.first_batch = 0 if contents is None else contents.state["batches"]
-        generators = Generators(spec.seed, device)
-        self._execution = Execution(
-            num_slots=config.slots,
-            aggregation_frequency=config.aggregation_frequency,
-            num_threads=spec.intra_op_threads,
-            generators=generators,
-            collectives=collectives,
-            stop_request=stop_request,
-            device=device,
-        )
-        context = TrialContext(
-            hyperparameters=config.hyperparameters,
-            num_slots=config.slots,
-            seed=spec.seed,
-            device=device,
-            initial_batch=self.first_batch,
-            engine=self._execution,
-        )
-        # One address for all slots: every process builds the same model, and draws the same numbers
-        # while it imports the file, which happens once in a process.
-        generators.enter(Stream.MODEL, 0)
-        trial_class = load_trial_class(spec.trial_file, spec.trial_class)
-        generators.enter(Stream.MODEL, 0)
-        trial = trial_class(context)
-        slots = self._execution.slot_numbers
+        self._execution = runtime.execution
+        self._execution.begin_at(0 if contents is None else contents.state["batches"])
         builder = SourceBuilder(
             trial,
-            context,
-            self._execution,
-            generators,
-            seed=spec.seed,
-            is_chief=collectives.is_chief,
+            runtime.context,
+            runtime.execution,
+            runtime.generators,
+            seed=runtime.settings.seed,
+            is_chief=runtime.collectives.is_chief,
         )
+        self._callbacks = builder.callbacks()
+        with self._failure_told():
+            checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
+            self._callbacks.call("on_trial_startup", self._execution.initial_batch, checkpoint_uuid)
+            self._build(
+                runtime,
+                trial,
+                builder,
+                config=config,
+                metadata=metadata,
+                contents=contents,
+                journal=journal,
+                sink=sink,
+                max_validation_rounds=max_validation_rounds,
+            )
+
+    def _build(
+        self,
+        runtime: Runtime,
+        trial: Trial,
+        builder: SourceBuilder,
+        *,
+        config: ExperimentConfig,
+        metadata: dict[str, Any],
+        contents: CheckpointContents | None,
+        journal: Journal | None,
+        sink: CheckpointSink | None,
+        max_validation_rounds: int | None,
+    ) -> None:
+        collectives, context, device = runtime.collectives, runtime.context, runtime.device
+        callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
-        self.plan = _make_plan(config, facts)
-        self.identity = _make_identity(spec, self.plan, facts, device)
+        self.plan = _make_plan(config, runtime.settings, facts)
+        self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self._data, self._facts = data, facts
-        self._execution.set_up(trial, context, self.plan.epoch_length, self.first_batch)
+        self._execution.set_up(trial, context, self.plan.epoch_length, callbacks)
         window = TrainingWindow(slots, collectives)
-        snapshots = Snapshots(context, self._execution, window, data, collectives)
+        snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
         if contents is None:
             collectives.broadcast_tensors(
@@ -171,14 +187,14 @@ class TrialSession:
         )
         agreement = Agreement(
             collectives,
-            BoundaryWishes(stop_request, stopwatch if collectives.is_chief else None),
+            BoundaryWishes(runtime.stop_request, stopwatch if collectives.is_chief else None),
             self._execution.meetings,
         )
         self._loop = TrainingLoop(
             config=config,
             plan=self.plan,
             execution=self._execution,
-            batches=data_wait.measured(data.batches_from(self.first_batch)),
+            batches=data_wait.measured(data.batches_from(self._execution.initial_batch)),
             window=window,
             reporter=Reporter(
                 execution=self._execution,
@@ -187,6 +203,7 @@ class TrialSession:
                 plan=self.plan,
                 collectives=collectives,
                 journal=journal,
+                callbacks=callbacks,
             ),
             evaluator=Evaluator(
                 trial=trial,
@@ -195,9 +212,10 @@ class TrialSession:
                 data=validation_data,
                 slots=slots,
                 execution=self._execution,
-                generators=generators,
+                generators=runtime.generators,
                 collectives=collectives,
                 agreement=agreement,
+                callbacks=callbacks,
                 device=device,
                 max_rounds=max_validation_rounds,
             ),
@@ -205,10 +223,12 @@ class TrialSession:
             progress=progress,
             stopwatch=stopwatch,
             agreement=agreement,
+            callbacks=callbacks,
+            collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
                 "versions": _versions(),
-                **spec.metadata,
+                **metadata,
             },
             sink=sink,
         )
@@ -224,14 +244,78 @@ class TrialSession:
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
         try:
-            return self._loop.run()
+            with self._failure_told():
+                self._callbacks.call("on_training_start")
+                outcome = self._loop.run()
         finally:
             self._execution.close()
+        self._callbacks.shut_down()
+        return outcome
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Tells the callbacks when the block fails, and that it is the end."""
+        try:
+            yield
+        except BaseException as error:
+            is_users = isinstance(error, SlotError) and error.__cause__ is not None
+            self._callbacks.fail(error.__cause__ if is_users else error)  # type: ignore[arg-type]  # is there
+            self._callbacks.shut_down()
+            raise
 
     @property
     def batches_completed(self) -> int:
         """The clock."""
         return self._execution.batches_completed
+
+
+def open_session(
+    spec: TrialSpec,
+    *,
+    collectives: Collectives,
+    device: torch.device,
+    stop_request: StopRequest,
+    journal: Journal | None,
+    sink: CheckpointSink | None,
+    max_validation_rounds: int | None = None,
+) -> TrialSession:
+    """Imports the user's file, builds the trial in it, and returns it ready to train.
+
+    Args:
+        spec: The trial.
+        collectives: The processes that share its slots.
+        device: Where this process computes.
+        stop_request: What asks it to stop.
+        journal: Where the chief writes down what happens; None elsewhere.
+        sink: Where the chief hands checkpoints; None elsewhere.
+        max_validation_rounds: Batches that each slot evaluates at most; None: all.
+
+    Raises:
+        TrialrunError: The trial breaks a rule, or the checkpoint does not fit it.
+        Exception: Whatever the user's code raises.
+    """
+    contents = None if spec.resume_from is None else read_contents(spec.resume_from)
+    runtime = Runtime(
+        spec.settings(), collectives=collectives, device=device, stop_request=stop_request
+    )
+    if contents is not None:
+        runtime.execution.begin_at(contents.state["batches"])
+    # What is drawn while the file is imported, which happens once in a process, changes nothing.
+    trial_class = runtime.at_first_address(
+        lambda: load_trial_class(spec.trial_file, spec.trial_class)
+    )
+    prepare_data(trial_class, spec.config.hyperparameters, collectives)
+    trial = runtime.at_first_address(lambda: trial_class(runtime.context))
+    return TrialSession(
+        runtime,
+        trial,
+        config=spec.config,
+        metadata=spec.metadata,
+        contents=contents,
+        journal=journal,
+        sink=sink,
+        max_validation_rounds=max_validation_rounds,
+    )
 
 
 def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
@@ -270,13 +354,15 @@ def _require_wrapped(context: TrialContext) -> None:
                 )
 
 
-def _make_plan(config: ExperimentConfig, facts: DataFacts) -> Plan:
+def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataFacts) -> Plan:
     if facts.epoch_length is None:
         _require_no_epochs(config, facts.record_order)
     return Plan(
-        global_batch_size=None if facts.batch_size is None else facts.batch_size * config.slots,
+        global_batch_size=(
+            None if facts.batch_size is None else facts.batch_size * settings.num_slots
+        ),
         epoch_length=facts.epoch_length or ENDLESS_EPOCH,
-        window=config.aggregation_frequency,
+        window=settings.aggregation_frequency,
         max_length=config.max_length,
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
@@ -306,16 +392,16 @@ def _versions() -> dict[str, str]:
 
 
 def _make_identity(
-    spec: TrialSpec, plan: Plan, facts: DataFacts, device: torch.device
+    settings: RuntimeSettings, plan: Plan, facts: DataFacts, device: torch.device
 ) -> RunIdentity:
     return RunIdentity(
-        seed=spec.seed,
+        seed=settings.seed,
         dataset_length=facts.dataset_length,
         pass_length=facts.pass_length,
         record_order=facts.record_order,
         global_batch_size=plan.global_batch_size,
-        num_slots=spec.config.slots,
-        aggregation_frequency=spec.config.aggregation_frequency,
+        num_slots=settings.num_slots,
+        aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
         device_type=device.type,
         device_name=(
@@ -323,6 +409,6 @@ def _make_identity(
             if device.type == "cuda"
             else torch.backends.cpu.get_cpu_capability()
         ),
-        intra_op_threads=spec.intra_op_threads,
+        intra_op_threads=settings.intra_op_threads,
         torch_version=torch.__version__,
     )

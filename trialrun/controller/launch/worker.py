@@ -33,7 +33,7 @@ from trialrun.controller.engine.collectives import (
 )
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.rehearsal import rehearse
-from trialrun.controller.engine.session import TrialSession, TrialSpec
+from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
@@ -172,7 +172,7 @@ class _Process:
         recorder: Recorder | None,
         store: CheckpointStore | None,
     ) -> TrialSession:
-        return TrialSession(
+        return open_session(
             self._assignment.spec,
             collectives=collectives,
             device=self._device,

@@ -1,0 +1,98 @@
+"""What a process has before it has a trial: threads, generators, execution, context."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from trialrun._context import TrialContext
+from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.stopping import StopRequest
+from trialrun.samplers.addresses import Stream
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """What must be known before a trial can be built: no length, no periods.
+
+    Args:
+        hyperparameters: What ``context.get_hparam`` returns.
+        num_slots: S.
+        aggregation_frequency: Batches in an aggregation window.
+        seed: The trial's seed.
+        intra_op_threads: CPU threads with which a slot computes.
+    """
+
+    hyperparameters: Mapping[str, Any]
+    num_slots: int
+    aggregation_frequency: int
+    seed: int
+    intra_op_threads: int
+
+
+class Runtime:
+    """The surroundings of one trial in this process.
+
+    Args:
+        settings: What must be known beforehand.
+        collectives: The processes that share its slots.
+        device: Where this process computes.
+        stop_request: What asks it to stop.
+    """
+
+    settings: RuntimeSettings
+    collectives: Collectives
+    device: torch.device
+    stop_request: StopRequest
+    generators: Generators
+    """The process's default random generators."""
+    execution: Execution
+    """Who executes the slots of this process."""
+    context: TrialContext
+    """What the trial is built with."""
+
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        *,
+        collectives: Collectives,
+        device: torch.device,
+        stop_request: StopRequest,
+    ) -> None:
+        torch.set_num_threads(settings.intra_op_threads)
+        self.settings = settings
+        self.collectives = collectives
+        self.device = device
+        self.stop_request = stop_request
+        self.generators = Generators(settings.seed, device)
+        self.execution = Execution(
+            num_slots=settings.num_slots,
+            aggregation_frequency=settings.aggregation_frequency,
+            num_threads=settings.intra_op_threads,
+            generators=self.generators,
+            collectives=collectives,
+            stop_request=stop_request,
+            device=device,
+        )
+        self.context = TrialContext(
+            hyperparameters=settings.hyperparameters,
+            num_slots=settings.num_slots,
+            seed=settings.seed,
+            device=device,
+            engine=self.execution,
+        )
+
+    def at_first_address(self, call: Callable[[], T]) -> T:
+        """Calls what sets the trial up, such as its constructor.
+
+        There is one address for all slots: every process builds the same model.
+        """
+        self.generators.enter(Stream.MODEL, 0)
+        return call()
