@@ -112,6 +112,6 @@ def test_a_plan_of_the_older_form_with_another_shuffle_or_none_is_refused(tmp_pa
     (tmp_path / "b").mkdir()
     assert message(tmp_path / "b", older_plan(None)) == (
         "Experiment 1 orders its records by Sequential -> Shuffle, which cannot be made again "
-        "here. The stage Sequential -> Shuffle is none of trialrun's own, and only its name is on "
-        "record."
+        "here. An older version of trialrun wrote only the name down. Resume the experiment, which "
+        "puts the whole chain on record, or ask the sampler itself: sampler.take(start, stop)."
     )

@@ -116,6 +116,21 @@ def test_find_is_what_looking_at_every_item_finds(
         assert chain.find(0, record, start, stop).tolist() == by_looking.tolist()
 
 
+@pytest.mark.parametrize(
+    "chain",
+    [Shuffled(Count(30_000), 3), Batched(Shuffled(Count(30_000), 3), 2)],
+    ids=["records", "batches"],
+)
+def test_looking_at_every_item_goes_on_from_block_to_block(chain: IndexSequence[Any]) -> None:
+    start, stop = 5, chain.num_positions - 3
+    found = []
+    for record in range(0, 30_000, 3001):
+        by_looking = IndexSequence.find(chain, 0, record, start, stop).tolist()
+        assert chain.find(0, record, start, stop).tolist() == by_looking
+        found += by_looking
+    assert len(found) == 10 and max(found) > sequences.RECORDS_PER_BLOCK
+
+
 ONCE_IN_A_PASS = st.recursive(
     st.builds(Count, st.integers(1, NUM_RECORDS)),
     lambda chains: st.builds(Shuffled, chains, SEEDS),

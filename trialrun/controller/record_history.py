@@ -29,7 +29,7 @@ from trialrun.samplers.record_order import (
     RecordOrder,
     RecordUse,
 )
-from trialrun.samplers.sequences import Description, unknown
+from trialrun.samplers.sequences import Description
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,15 +150,21 @@ def _newest_plan(database: Database, trial: TrialRow) -> dict[str, Any] | None:
 
 
 def _older_form(data: dict[str, Any], experiment: ExperimentRow, trial: TrialRow) -> Description:
-    """Returns the description where an older version wrote down only whether it shuffled."""
+    """Returns the description where an older version wrote down only whether it shuffled.
+
+    Raises:
+        ValueError: A sampler of the trial's own decided.
+    """
     if data["is_shuffled"] is None:
-        source = unknown(data["record_order"])
-    else:
-        source = {
-            "stage": "Sequential",
-            "version": 1,
-            "arguments": {"length": data["dataset_length"]},
-        }
+        raise ValueError(
+            "An older version of trialrun wrote only the name down. Resume the experiment, which "
+            "puts the whole chain on record, or ask the sampler itself: sampler.take(start, stop)."
+        )
+    source: Description = {
+        "stage": "Sequential",
+        "version": 1,
+        "arguments": {"length": data["dataset_length"]},
+    }
     if data["is_shuffled"]:
         source = {
             "stage": "Shuffle",
