@@ -8,6 +8,7 @@ process does the loading.
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trialrun._data_loader import DataLoader
 from trialrun._fetching import BatchFunction, RecordIds
@@ -89,6 +91,8 @@ class _Batches:
         self._dataset = _AddressedDataset(loader, seed, stream)
         self._make_addresses = make_addresses
         self._torch_loader: TorchDataLoader[Any] | None = None
+        # The one that loads now, which nobody must keep longer than it is wanted.
+        self._iterator: Callable[[], Any] = lambda: None
         pin_memory = loader.pin_memory and torch.cuda.is_available()
         if loader.num_workers > 0 or pin_memory:
             self._torch_loader = TorchDataLoader(
@@ -114,8 +118,20 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         if self._torch_loader is not None:
-            return iter(self._torch_loader)
+            iterator = iter(self._torch_loader)
+            self._iterator = weakref.ref(iterator)
+            return iterator
         return map(self._dataset.__getitem__, self._make_addresses())
+
+    def close(self) -> None:
+        """Ends the worker processes, whoever still refers to their iterator.
+
+        Torch ends them when the iterator is garbage. It never is while a traceback or a thread
+        knows of it, and a process waits for its children before it ends.
+        """
+        iterator = self._iterator()
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 class _WorkerStart:
@@ -172,6 +188,7 @@ class TrainingData(TrainingSource):
         self._slots = slots
         self._order = order.training(num_slots)
         self._shares = [self._order.sequence(slot) for slot in slots]
+        self._batches: _Batches | None = None
 
     def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
         """Returns the chain of samplers that all slots share."""
@@ -190,7 +207,13 @@ class TrainingData(TrainingSource):
                 # Blocks grow, so that the first batch does not wait for thousands.
                 start, length = start + length, min(4 * length, self._block_batches)
 
-        return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
+        self._batches = _Batches(self._loader, self._seed, Stream.DATA, make_addresses)
+        return iter(self._batches)
+
+    def close(self) -> None:
+        """Ends the loader's worker processes."""
+        if self._batches is not None:
+            self._batches.close()
 
 
 class ValidationData(ValidationSource):
@@ -238,3 +261,7 @@ class ValidationData(ValidationSource):
                 for slot in self._slots
                 if start + slot < self.num_batches
             ]
+
+    def close(self) -> None:
+        """Ends the loader's worker processes, which may stay between validations."""
+        self._batches.close()

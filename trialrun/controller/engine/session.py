@@ -28,7 +28,7 @@ from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
-from trialrun.controller.engine.evaluation import Evaluator
+from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.preparation import prepare_data
@@ -161,7 +161,7 @@ class TrialSession:
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
-        self._data, self._facts = data, facts
+        self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(trial, context, self.plan.epoch_length, callbacks)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
@@ -249,6 +249,9 @@ class TrialSession:
                 outcome = self._loop.run()
         finally:
             self._execution.close()
+            self._data.close()
+            if not isinstance(self._validation_data, FullDataset):
+                self._validation_data.close()
         self._callbacks.shut_down()
         return outcome
 

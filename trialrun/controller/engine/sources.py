@@ -58,6 +58,9 @@ class TrainingSource(abc.ABC):
         It is called once, after the state of every slot was loaded.
         """
 
+    def close(self) -> None:  # noqa: B027 - most have none
+        """Ends worker processes of trialrun's own; nothing is read afterwards."""
+
     def slot_state(self, slot: int) -> Any:
         """Returns what a checkpoint keeps of a slot's place in the stream: plain data, or None."""
         return None
@@ -75,3 +78,6 @@ class ValidationSource(abc.ABC):
     @abc.abstractmethod
     def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: the batch of each slot that has one."""
+
+    def close(self) -> None:  # noqa: B027 - most have none
+        """Ends worker processes of trialrun's own; nothing is read afterwards."""
