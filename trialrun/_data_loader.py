@@ -253,7 +253,7 @@ class _SinglePass(Dataset[Any]):
     def __init__(self, loader: DataLoader) -> None:
         self._load = BatchFunction(loader)
         seed = int(torch.empty((), dtype=torch.int64).random_())
-        self._batches = _one_pass(loader, seed)
+        self._batches = one_pass(loader, seed)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -263,7 +263,13 @@ class _SinglePass(Dataset[Any]):
         return self._load(records)
 
 
-def _one_pass(loader: DataLoader, seed: int) -> RandomAccessBatchSampler:
+def one_pass(loader: DataLoader, seed: int) -> RandomAccessBatchSampler:
+    """Returns the batches of one pass, all of them.
+
+    Args:
+        loader: The description.
+        seed: Of the shuffle, where it shuffles.
+    """
     if loader.batch_sampler is not None:
         return as_batch_sampler(loader.batch_sampler, seed)
     if loader.sampler is not None:

@@ -146,7 +146,7 @@ def require_complete(cls: type[Trial], where: str) -> None:
     if not evaluates:
         missing.append(_signature("evaluate_batch"))
     if missing:
-        signatures = "\n".join(f"    {signature}: ..." for signature in missing)
+        signatures = "\n".join(f"    {signature}: ..." for signature in sorted(missing))
         raise InvalidTrialError(
             f"{cls.__name__} in {where} lacks what every Trial must have. Write:\n{signatures}"
         )

@@ -171,11 +171,10 @@ def _means(tables: Sequence[_Table]) -> dict[str, float]:
 def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
     """Returns for each batch the means over all slots."""
     names = tables[0][0]
+    columns = {name: column for column, name in enumerate(sorted(names))}
     # Shape (batches, names, slots).
     cube = torch.stack([values for _, values in tables], dim=2).tolist()
-    return [
-        {name: _sum(row[sorted(names).index(name)]) / len(tables) for name in names} for row in cube
-    ]
+    return [{name: _sum(row[columns[name]]) / len(tables) for name in names} for row in cube]
 
 
 def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:
