@@ -58,6 +58,11 @@ class TrialFolder:
         return self.path / "attempts" / str(number)
 
 
+def order_arrays_folder(experiment: ExperimentRow) -> Path:
+    """Returns where the arrays lie by which samplers order the records, for all its trials."""
+    return Path(experiment.directory) / "order-arrays"
+
+
 def trial_of_experiment(database: Database, experiment_id: int) -> tuple[ExperimentRow, TrialRow]:
     """Returns an experiment and its one trial.
 

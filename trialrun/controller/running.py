@@ -25,6 +25,7 @@ from trialrun.controller.launch.supervisor import (
     supervise,
 )
 from trialrun.controller.launch.worker import Assignment, Recording, log_file
+from trialrun.controller.liveness import order_arrays_folder
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ def _assignment(
             database_url=database.url,
             attempt_id=prepared.attempt.id,
             checkpoints=prepared.folder.checkpoints,
+            order_arrays=order_arrays_folder(experiment),
         ),
         lock=prepared.lock,
         bell=bell,

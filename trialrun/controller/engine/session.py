@@ -7,13 +7,14 @@ import dataclasses
 import itertools
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 
 import trialrun
 from trialrun._context import TrialContext
@@ -27,7 +28,7 @@ from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
-from trialrun.controller.engine.evaluation import Evaluator
+from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.preparation import prepare_data
@@ -99,8 +100,6 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
-    data_order: dict[str, Any]
-    """The facts that decide which records make a batch, for the records."""
 
     def __init__(
         self,
@@ -162,7 +161,7 @@ class TrialSession:
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
-        self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
+        self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(trial, context, self.plan.epoch_length, callbacks)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
@@ -234,6 +233,14 @@ class TrialSession:
             sink=sink,
         )
 
+    def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
+        """Returns what is known of the training data, and which records make a batch, as JSON data.
+
+        Args:
+            keep: Keeps an array, and returns the name by which it is found again.
+        """
+        return {**dataclasses.asdict(self._facts), "order": self._data.describe_order(keep)}
+
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
         try:
@@ -242,6 +249,9 @@ class TrialSession:
                 outcome = self._loop.run()
         finally:
             self._execution.close()
+            self._data.close()
+            if not isinstance(self._validation_data, FullDataset):
+                self._validation_data.close()
         self._callbacks.shut_down()
         return outcome
 

@@ -39,6 +39,7 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.lock import TrialLock
+from trialrun.controller.order_arrays import OrderArrays
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Recording:
     database_url: str
     attempt_id: int
     checkpoints: Path
+    order_arrays: Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,8 +148,9 @@ class _Process:
             store = self._store = CheckpointStore(recording.checkpoints, keeper.stored)
             try:
                 session = self._new_session(collectives, recorder, store)
+                arrays = OrderArrays(recording.order_arrays, writer=str(attempt.trial_id))
                 recorder.plan(
-                    {**session.plan.to_json(), "data": session.data_order},
+                    {**session.plan.to_json(), "data": session.describe_data(arrays.keep)},
                     total_batches=session.plan.total_batches,
                     device=_describe_device(self._device),
                 )
