@@ -68,6 +68,8 @@ class Stream(enum.IntEnum):
     """The order of the batches within a pool (``LengthGroupedBatchSampler``)."""
     FOREIGN = 9
     """A sampler from elsewhere, for each pass (major) and each of its generators (minor)."""
+    REDUCER = 10
+    """A metric reducer, for each report's batch (major) and slot, or S across slots (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

@@ -13,19 +13,18 @@ import torch
 from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
-from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import (
     EvaluatedBatch,
+    check_batch_length,
     check_scalars,
-    reduce_custom,
     reduce_evaluated,
     to_floats,
 )
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reducers import Phase
 from trialrun.controller.engine.schedule import Event
-from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.sources import ValidationSource
 from trialrun.controller.engine.stopping import Agreement
@@ -47,9 +46,7 @@ class Evaluator:
     Args:
         trial: The user's trial.
         models: Its models, which are in eval mode meanwhile.
-        reducers: The reducers that take part in validation.
         data: The validation batches of this process.
-        slots: The slots of this process.
         execution: Told which slot evaluates; has the reducers' contents.
         generators: Set to each batch's address, so that validating changes nothing in training.
         collectives: The processes.
@@ -63,9 +60,7 @@ class Evaluator:
         *,
         trial: Trial,
         models: Sequence[torch.nn.Module],
-        reducers: Sequence[WrappedReducer],
         data: ValidationSource,
-        slots: range,
         execution: Execution,
         generators: Generators,
         collectives: Collectives,
@@ -75,11 +70,9 @@ class Evaluator:
     ) -> None:
         self._trial = trial
         self._models = models
-        self._reducers = reducers
+        self._reducers = execution.reducers
         self._data = data
-        self._slots = slots
         self._execution = execution
-        self._contents = execution.reducers
         self._generators = generators
         self._collectives = collectives
         self._agreement = agreement
@@ -102,7 +95,7 @@ class Evaluator:
         started = time.monotonic()
         batches: list[tuple[int, int, dict[str, Any]]] = []
         with _eval_mode(self._models), torch.no_grad(), self._evaluating():
-            self._reset_reducers()
+            self._reducers.reset(Phase.VALIDATION)
             for number, pieces in enumerate(self._data.rounds()):
                 if number == self._max_rounds:
                     break
@@ -112,6 +105,8 @@ class Evaluator:
                 if self._agrees and self._agreement.settle()[Event.STOP]:
                     return None
             metrics, num_records = self._reduce(batches)
+            # What they have collected may be large, and the next validation may be far.
+            self._reducers.reset(Phase.VALIDATION)
         return Evaluated(
             metrics=metrics,
             num_records=num_records,
@@ -127,13 +122,14 @@ class Evaluator:
 
     def _evaluate_batch(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         self._execution.acting_slot = slot
-        self._contents.enter(Phase.VALIDATION, slot)
+        self._reducers.enter(Phase.VALIDATION, slot)
+        self._reducers.begin_batch(number)
         self._generators.enter(Stream.VALIDATION, number)
         try:
             batch = to_device(batch, self._device)
             returned = self._trial.evaluate_batch(batch=batch, batch_idx=number)
             scalars = check_scalars(returned, "evaluate_batch")
-            return number, self._trial.get_batch_length(batch), scalars
+            return number, check_batch_length(self._trial.get_batch_length(batch)), scalars
         except TrialrunError:
             raise
         except (Exception, SystemExit) as error:
@@ -142,34 +138,20 @@ class Evaluator:
     def _reduce(self, batches: list[EvaluatedBatch]) -> tuple[dict[str, float], int]:
         floats = to_floats([scalars for _, _, scalars in batches])
         rows = [(n, records, row) for (n, records, _), row in zip(batches, floats, strict=True)]
-        per_slot = self._per_slot_results()
+        clock = self._execution.batches_completed
+        per_slot = self._reducers.per_slot(Phase.VALIDATION, clock)
         gathered = self._collectives.gather((rows, per_slot), "validation metrics")
         outcome = None
         if gathered is not None:
             all_rows = [row for process_rows, _ in gathered for row in process_rows]
             all_slots = [results for _, process_slots in gathered for results in process_slots]
             metrics = reduce_evaluated(all_rows, self._trial.evaluation_reducer())
-            # On any number of processes with what slot 0 has collected.
-            self._contents.enter(Phase.VALIDATION, self._slots.start)
-            metrics = reduce_custom(self._reducers, all_slots, metrics)
+            metrics = self._reducers.across_slots(Phase.VALIDATION, clock, all_slots, metrics)
             outcome = (metrics, sum(records for _, records, _ in all_rows))
         reduced: tuple[dict[str, float], int] = self._collectives.broadcast(
             outcome, "validation metrics"
         )
         return reduced
-
-    def _reset_reducers(self) -> None:
-        for slot in self._slots:
-            self._contents.enter(Phase.VALIDATION, slot)
-            for wrapped in self._reducers:
-                wrapped.reducer.reset()
-
-    def _per_slot_results(self) -> list[list[Any]]:
-        results = []
-        for slot in self._slots:
-            self._contents.enter(Phase.VALIDATION, slot)
-            results.append([wrapped.reducer.per_slot_reduce() for wrapped in self._reducers])
-        return results
 
 
 @contextlib.contextmanager

@@ -133,7 +133,7 @@ class TrialSession:
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
-        self._execution.set_up(trial, context, self.plan.epoch_length)
+        self._execution.set_up(trial, context, self.plan.epoch_length, data.has_equal_batches)
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
@@ -170,7 +170,6 @@ class TrialSession:
             reporter=Reporter(
                 execution=self._execution,
                 window=window,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_training],
                 plan=self.plan,
                 collectives=collectives,
                 journal=journal,
@@ -178,9 +177,7 @@ class TrialSession:
             evaluator=Evaluator(
                 trial=trial,
                 models=context.models,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
                 data=validation_data,
-                slots=slots,
                 execution=self._execution,
                 generators=generators,
                 collectives=collectives,

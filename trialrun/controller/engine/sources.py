@@ -41,6 +41,8 @@ class TrainingSource(abc.ABC):
     """What is known of the data."""
     num_workers: int
     """Loader processes; 0 loads in this one."""
+    has_equal_batches: bool
+    """Whether every batch of every slot is known to hold equally many records."""
 
     @abc.abstractmethod
     def batches_from(self, first_batch: int) -> Iterator[Any]:
