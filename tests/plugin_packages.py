@@ -1,4 +1,4 @@
-"""Packages that register reducers: one that is really installed, others as installers leave them."""
+"""Packages that register reducers: one really installed, others as an installer leaves them."""
 
 from __future__ import annotations
 
