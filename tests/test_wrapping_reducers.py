@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
 from trialrun import InvalidTrialError, MetricReducer
 from trialrun._adapted_reducers import FunctionReducer
@@ -112,6 +112,16 @@ def test_an_object_is_wrapped_once(wrap: Callable[..., Any], make: Callable[[], 
     assert message(lambda: wrap(reducer, "second")) == (
         f"wrap_reducer got the same {kind} twice, as 'first' and as 'second'. Wrap each object "
         "once."
+    )
+
+
+def test_two_metrics_do_not_collect_into_one(wrap: Callable[..., Any]) -> None:
+    metric = MeanMetric()
+    wrap(MetricCollection({"mean": metric}))
+    wrap(MetricCollection({"mean": metric.clone()}, prefix="other_"))
+    assert message(lambda: wrap(metric, "mean")) == (
+        "The metrics of the reducers 'MetricCollection' and 'mean' have one in common, which "
+        "cannot collect for both. Give one of them a copy of it, such as metric.clone()."
     )
 
 

@@ -99,6 +99,12 @@ class Wrapped:
                     f"wrap_reducer got the same {type(wrapped.given).__name__} twice, as "
                     f"{known.label!r} and as {wrapped.label!r}. Wrap each object once."
                 )
+            if _share_a_module(known.given, wrapped.given):
+                raise InvalidTrialError(
+                    f"The metrics of the reducers {known.label!r} and {wrapped.label!r} have one "
+                    "in common, which cannot collect for both. Give one of them a copy of it, such "
+                    "as metric.clone()."
+                )
             shares_a_report = (known.for_training and wrapped.for_training) or (
                 known.for_validation and wrapped.for_validation
             )
@@ -115,3 +121,9 @@ def _require_new(item: object, wrapped: Sequence[object], method: str) -> None:
         raise InvalidTrialError(
             f"{method} got the same {type(item).__name__} twice. Wrap each object once."
         )
+
+
+def _share_a_module(one: object, other: object) -> bool:
+    if not isinstance(one, torch.nn.Module) or not isinstance(other, torch.nn.Module):
+        return False
+    return not {*one.modules()}.isdisjoint(other.modules())
