@@ -8,8 +8,8 @@ string that it equals; so does a numpy number that is a dictionary's key.
 
 from __future__ import annotations
 
-import dataclasses
 import io
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +34,6 @@ _CONVERSIONS: dict[type, Callable[[Any], Any]] = {
     complex: complex.__complex__,
     str: str.__str__,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Stands for a tensor where it was taken out."""
-
-    index: int
 
 
 def check(value: Any, name: str) -> None:
@@ -78,7 +71,11 @@ def snapshot(value: Any, name: str) -> Any:
 
 
 def _take_out(value: Any, name: str, tensors: list[torch.Tensor]) -> Any:
-    """Returns plain data with places instead of tensors, which go into the list as they are."""
+    """Takes the tensors out of plain data, into the list, as they are.
+
+    Returns:
+        The rest, in which ``torch.Size([index])`` stands for a tensor: plain data has no such type.
+    """
     if value is None or type(value) in _SCALARS:
         return value
     if isinstance(value, torch.Tensor):
@@ -88,12 +85,12 @@ def _take_out(value: Any, name: str, tensors: list[torch.Tensor]) -> Any:
                 "it on the trial's device."
             )
         tensors.append(value.detach())
-        return _Place(len(tensors) - 1)
+        return torch.Size((len(tensors) - 1,))
     # Before the numbers: a numpy number is also a Python float or complex.
     if isinstance(value, np.ndarray | np.generic) and value.dtype.newbyteorder("=") in _DTYPES:
         array = np.asarray(value, dtype=value.dtype.newbyteorder("="), order="C")
         tensors.append(torch.from_numpy(array if array.flags.writeable else array.copy()))
-        return {_NUMPY: _Place(len(tensors) - 1), "scalar": isinstance(value, np.generic)}
+        return {_NUMPY: torch.Size((len(tensors) - 1,)), "scalar": isinstance(value, np.generic)}
     for kind, convert in _CONVERSIONS.items():
         if isinstance(value, kind):
             return convert(value)
@@ -112,10 +109,10 @@ def _take_out(value: Any, name: str, tensors: list[torch.Tensor]) -> Any:
     raise TrialrunError(_not_plain(name, value))
 
 
-def _put_in(skeleton: Any, tensors: Sequence[Any]) -> Any:
+def _put_in(skeleton: Any, tensors: Sequence[torch.Tensor]) -> Any:
     """Undoes ``_take_out``, with other tensors."""
-    if isinstance(skeleton, _Place):
-        return tensors[skeleton.index]
+    if isinstance(skeleton, torch.Size):
+        return tensors[skeleton[0]]
     if isinstance(skeleton, dict):
         return type(skeleton)({key: _put_in(item, tensors) for key, item in skeleton.items()})
     if isinstance(skeleton, list | tuple):
@@ -199,30 +196,34 @@ _ALIGNMENT_BYTES = 16
 def encode(value: Any, name: str) -> torch.Tensor:
     """Returns plain data as a one-dimensional tensor of bytes.
 
-    Layout: the length of the skeleton in 8 bytes, little-endian; the skeleton, in torch's format,
-    in which a tensor is one on the device ``meta``, of its type and shape and without numbers; and
-    the numbers of all tensors, each aligned to 16 bytes. They are copied once.
+    Layout: the length of the header in 8 bytes, little-endian; the header, in torch's format: the
+    data without their tensors, and the types and shapes of these; and the numbers of all tensors,
+    each aligned to 16 bytes. They are copied once.
     """
     tensors: list[torch.Tensor] = []
     skeleton = _take_out(value, name, tensors)
-    hosted = _on_host(tensors)
-    stand_ins = [
-        # A sparse tensor travels within the skeleton.
-        torch.empty_like(tensor, device="meta") if _is_dense(tensor) else tensor
-        for tensor in hosted
-    ]
-    dense = [tensor for tensor in hosted if _is_dense(tensor)]
+    tensors = _on_host(tensors)
     file = io.BytesIO()
-    torch.save(_put_in(skeleton, stand_ins), file)
+    torch.save(
+        {
+            "skeleton": skeleton,
+            "types": [tensor.dtype for tensor in tensors],
+            "shapes": [tuple(tensor.shape) for tensor in tensors],
+            "sparse": {i: tensor for i, tensor in enumerate(tensors) if not _is_dense(tensor)},
+        },
+        file,
+    )
     header = struct.pack("<Q", file.tell()) + file.getbuffer()
     offsets, end = [], len(header)
-    for tensor in dense:
+    for tensor in tensors:
         offsets.append(_aligned(end))
-        end = offsets[-1] + tensor.numel() * tensor.element_size()
+        if _is_dense(tensor):
+            end = offsets[-1] + tensor.numel() * tensor.element_size()
     data = torch.empty(end, dtype=torch.uint8)
     data[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-    for offset, tensor in zip(offsets, dense, strict=True):
-        _view(data, offset, tensor).copy_(tensor)
+    for offset, tensor in zip(offsets, tensors, strict=True):
+        if _is_dense(tensor):
+            _view(data, offset, tensor.dtype, tensor.shape).copy_(tensor)
     return data
 
 
@@ -231,39 +232,25 @@ def decode(data: torch.Tensor) -> Any:
 
     Its tensors lie in the memory of the bytes.
     """
-    length = 8 + struct.unpack("<Q", data[:8].numpy().tobytes())[0]
-    skeleton = torch.load(io.BytesIO(data[8:length].numpy().tobytes()), weights_only=True)
-    stand_ins: list[torch.Tensor] = []
-    skeleton = _take_out_stand_ins(skeleton, stand_ins)
-    tensors, end = [], length
-    for stand_in in stand_ins:
-        if stand_in.is_meta:
-            offset = _aligned(end)
-            end = offset + stand_in.numel() * stand_in.element_size()
-            tensors.append(_view(data, offset, stand_in))
+    end = 8 + struct.unpack("<Q", data[:8].numpy().tobytes())[0]
+    header = torch.load(io.BytesIO(data[8:end].numpy().tobytes()), weights_only=True)
+    tensors = []
+    for index, (dtype, shape) in enumerate(zip(header["types"], header["shapes"], strict=True)):
+        if index in header["sparse"]:
+            tensors.append(header["sparse"][index])
         else:
-            tensors.append(stand_in)
-    return restore(_put_in(skeleton, tensors))
-
-
-def _take_out_stand_ins(skeleton: Any, stand_ins: list[torch.Tensor]) -> Any:
-    if isinstance(skeleton, torch.Tensor):
-        stand_ins.append(skeleton)
-        return _Place(len(stand_ins) - 1)
-    if isinstance(skeleton, dict):
-        return type(skeleton)(
-            {key: _take_out_stand_ins(item, stand_ins) for key, item in skeleton.items()}
-        )
-    if isinstance(skeleton, list | tuple):
-        return type(skeleton)(_take_out_stand_ins(item, stand_ins) for item in skeleton)
-    return skeleton
+            tensors.append(_view(data, _aligned(end), dtype, shape))
+            end = _aligned(end) + tensors[-1].numel() * dtype.itemsize
+    return restore(_put_in(header["skeleton"], tensors))
 
 
 def _aligned(offset: int) -> int:
     return -(-offset // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
-def _view(data: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
-    """Returns the bytes from an offset on as a tensor of another's type and shape."""
-    end = offset + like.numel() * like.element_size()
-    return data[offset:end].view(like.dtype).view(like.shape)
+def _view(
+    data: torch.Tensor, offset: int, dtype: torch.dtype, shape: Sequence[int]
+) -> torch.Tensor:
+    """Returns the bytes from an offset on as a tensor."""
+    end = offset + math.prod(shape) * dtype.itemsize
+    return data[offset:end].view(dtype).view(shape)
