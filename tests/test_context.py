@@ -140,7 +140,6 @@ def test_wrapping_returns_the_same_objects(context: TrialContext) -> None:
     [
         ("wrap_model", "torch.nn.Module"),
         ("wrap_optimizer", "torch.optim.Optimizer"),
-        ("wrap_reducer", "trialrun.MetricReducer"),
     ],
 )
 def test_wrapping_something_else_is_refused(context: TrialContext, method: str, takes: str) -> None:
@@ -162,8 +161,9 @@ def test_each_object_is_wrapped_once(context: TrialContext) -> None:
     assert message(lambda: context.wrap_lr_scheduler(scheduler, StepMode.MANUAL_STEP)) == (
         "wrap_lr_scheduler " + twice.format("ExponentialLR")
     )
-    assert message(lambda: context.wrap_reducer(reducer)) == (
-        "wrap_reducer " + twice.format("NoMetric")
+    assert message(lambda: context.wrap_reducer(reducer, "other")) == (
+        "wrap_reducer got the same NoMetric twice, as 'NoMetric' and as 'other'. Wrap each object "
+        "once."
     )
 
 

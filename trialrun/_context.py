@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
 
 import torch
 
 from trialrun import _batch_contents
+from trialrun._adapted_reducers import FunctionReducer
 from trialrun._batch_size import check_global_batch_size
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
@@ -15,11 +16,13 @@ from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._reducers import MetricReducer
 from trialrun._wrapped import Wrapped, WrappedReducer
+from trialrun._wrapping_reducers import make_wrapped_reducer
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 _Scheduler = TypeVar("_Scheduler", bound=SupportsStep)
-_MetricReducer = TypeVar("_MetricReducer", bound=MetricReducer)
+# A metric of torchmetrics is a module.
+_Reducing = TypeVar("_Reducing", bound=MetricReducer | torch.nn.Module)
 
 
 class TrialContext:
@@ -163,35 +166,72 @@ class TrialContext:
         self._wrapped.add_lr_scheduler(LRScheduler(scheduler, step_mode, frequency))
         return scheduler
 
+    @overload
     def wrap_reducer(
         self,
-        reducer: _MetricReducer,
+        reducer: _Reducing,
         name: str | None = None,
         for_training: bool = True,
         for_validation: bool = True,
-    ) -> _MetricReducer:
-        """Puts a metric reducer under trialrun's care: its result joins the reported metrics.
+    ) -> _Reducing: ...
+
+    @overload
+    def wrap_reducer(
+        self,
+        reducer: str,
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    @overload
+    def wrap_reducer(
+        self,
+        reducer: Callable[[list[Any]], Any],
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+    ) -> FunctionReducer: ...
+
+    def wrap_reducer(
+        self,
+        reducer: Any,
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Puts a metric over all slots under trialrun's care: its result joins the reported ones.
 
         Args:
-            reducer: The reducer; it is returned itself.
+            reducer: A ``MetricReducer``, or a ``torchmetrics`` metric or collection: it is returned
+                itself. A function: what is returned collects by ``update(value)``, and the function
+                gets a list of all values, in the order of batches and slots. A text: the name of a
+                reducer that an installed package brings (``trialrun reducers`` lists them).
             name: The metric's name. Without one the reducer returns a dictionary of metrics.
             for_training: Whether its result is reported with the training metrics.
             for_validation: Whether its result is reported with the validation metrics.
+            options: Keyword arguments with which a package's reducer is made.
+
+        Returns:
+            The object whose ``update`` the trial calls.
 
         Raises:
-            InvalidTrialError: It is no ``MetricReducer``, was wrapped already, or training has
-                begun.
+            InvalidTrialError: It is none of these, was wrapped already, another has its name, no or
+                more than one package brings it, or training has begun.
         """
         self._require_set_up("wrap_reducer")
-        self._wrapped.add_reducer(
-            WrappedReducer(
-                reducer=reducer,
-                name=name,
-                for_training=for_training,
-                for_validation=for_validation,
-            )
+        wrapped = make_wrapped_reducer(
+            reducer,
+            name=name,
+            for_training=for_training,
+            for_validation=for_validation,
+            options=options,
+            device=self.device,
         )
-        return reducer
+        self._wrapped.add_reducer(wrapped)
+        return wrapped.given
 
     # How the trial trains.
 

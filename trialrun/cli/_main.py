@@ -21,6 +21,7 @@ _COMMANDS = {
     "logs": "trialrun.cli.logs:logs",
     "metrics": "trialrun.cli.read:metrics",
     "pause": "trialrun.cli.control:pause",
+    "reducers": "trialrun.cli.reducers:reducers",
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",

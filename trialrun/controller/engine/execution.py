@@ -19,18 +19,22 @@ from trialrun._lr_scheduler import StepMode
 from trialrun._trial import Trial
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.meetings import FINISHED, Meetings
-from trialrun.controller.engine.metrics import TrainingWindow, check_scalars
+from trialrun.controller.engine.metrics import (
+    TrainingWindow,
+    check_batch_length,
+    check_scalars,
+)
 from trialrun.controller.engine.optimization import (
     OptimizerSteps,
     step_batch_schedulers,
     step_label,
 )
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reducers import SlotReducers
 from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slot_state import (
     FoldedSlotState,
     ModelBuffers,
-    ReducerContents,
     SingleSlotState,
 )
 from trialrun.controller.engine.slots import Slots, make_slots
@@ -73,7 +77,7 @@ class Execution(Engine):
     """How each wrapped optimizer steps."""
     buffers: ModelBuffers
     """The buffers of all wrapped models."""
-    reducers: ReducerContents
+    reducers: SlotReducers
     """What the wrapped reducers have collected."""
     acting_slot: int | None
     """The slot that evaluates a batch or builds a loader; None while slots train."""
@@ -112,16 +116,26 @@ class Execution(Engine):
         self._initial_batch = self._batches_completed = batches_completed
 
     def set_up(
-        self, trial: Trial, context: TrialContext, epoch_length: int, callbacks: BatchCallbacks
+        self,
+        trial: Trial,
+        context: TrialContext,
+        epoch_length: int,
+        has_equal_batches: bool,
+        callbacks: BatchCallbacks,
     ) -> None:
         """Takes the trial, once everything is wrapped and built."""
+        self._has_equal_batches = has_equal_batches
         self._trial = trial
         self._context = context
         self._callbacks = callbacks
         self._epoch_length = epoch_length
         self.buffers = ModelBuffers(context.models)
-        self.reducers = ReducerContents(
-            context.reducers, self.slot_numbers, shared=_held_elsewhere(trial, context)
+        self.reducers = SlotReducers(
+            context.reducers,
+            slots=self.slot_numbers,
+            num_slots=self._num_slots,
+            generators=self._generators,
+            shared=_held_elsewhere(trial, context),
         )
         self.slot_state = (
             SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
@@ -177,9 +191,15 @@ class Execution(Engine):
             returned = self._trial.train_batch(
                 batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx
             )
-            window.add(slot, check_scalars(returned, "train_batch"))
+            scalars = check_scalars(returned, "train_batch")
+            if self._has_equal_batches:
+                window.add(slot, scalars)
+            else:
+                length = check_batch_length(self._trial.get_batch_length(batch))
+                window.add(slot, scalars, length)
 
         self._callbacks.begin_batch(batch_idx, self._epoch_length)
+        self.reducers.begin_batch(batch_idx)
         self.slot_state.begin_batch()
         self.slots.run(learn)
         self.slot_state.end_batch()

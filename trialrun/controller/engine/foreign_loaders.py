@@ -42,6 +42,8 @@ class ForeignTrainingData(TrainingSource):
         InvalidDataLoaderError: A loader cannot be iterated over.
     """
 
+    has_equal_batches = False
+
     def __init__(self, loaders: Mapping[int, Any], *, generators: Generators, warns: bool) -> None:
         self._streams = {
             slot: _Stream(loader, slot, generators) for slot, loader in loaders.items()

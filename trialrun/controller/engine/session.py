@@ -162,7 +162,9 @@ class TrialSession:
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
-        self._execution.set_up(trial, context, self.plan.epoch_length, callbacks)
+        self._execution.set_up(
+            trial, context, self.plan.epoch_length, data.has_equal_batches, callbacks
+        )
         window = TrainingWindow(slots, collectives)
         snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
@@ -199,7 +201,6 @@ class TrialSession:
             reporter=Reporter(
                 execution=self._execution,
                 window=window,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_training],
                 plan=self.plan,
                 collectives=collectives,
                 journal=journal,
@@ -208,9 +209,7 @@ class TrialSession:
             evaluator=Evaluator(
                 trial=trial,
                 models=context.models,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
                 data=validation_data,
-                slots=slots,
                 execution=self._execution,
                 generators=runtime.generators,
                 collectives=collectives,

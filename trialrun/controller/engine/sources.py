@@ -42,6 +42,8 @@ class TrainingSource(abc.ABC):
     """What is known of the data."""
     num_workers: int
     """Loader processes; 0 loads in this one."""
+    has_equal_batches: bool
+    """Whether every batch of every slot is known to hold equally many records."""
 
     @abc.abstractmethod
     def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:

@@ -32,6 +32,7 @@ from trialrun.controller.engine.collectives import (
     SingleProcess,
 )
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.reducers import ReducerError
 from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.slots import SlotError
@@ -210,6 +211,8 @@ class _Process:
             kind, message, trace = FailureKind.RULE, str(cause), None
             if self._session is not None:
                 message = f"{message} (At batch {self._session.batches_completed}.)"
+            if isinstance(cause, ReducerError) and cause.__cause__ is not None:
+                trace = self._traceback(cause.__cause__)
         else:
             kind = FailureKind.USER_CODE
             message = f"{type(cause).__name__} {place}: {cause}"
