@@ -29,6 +29,10 @@ class FakeEngine(Engine):
     def step_optimizer(self, *arguments: Any) -> None:
         self.calls.append(("step_optimizer", *arguments))
 
+    def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
+        self.calls.append(("exchange", value, call, to_all))
+        return [value, "another"] if to_all or self.slot == 0 else None
+
     def set_stop_requested(self, stop_requested: bool) -> None:
         self.stop_requested = stop_requested
 
@@ -227,6 +231,7 @@ def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngi
 
 
 def test_epochs_are_counted_by_the_clock(context: TrialContext, engine: FakeEngine) -> None:
+    engine.is_training = True
     seen = []
     for engine.batches_completed in range(7):
         assert context.current_train_batch() == engine.batches_completed

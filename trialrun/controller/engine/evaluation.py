@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun._wrapped import WrappedReducer
@@ -54,7 +53,6 @@ class Evaluator:
         generators: Set to each batch's address, so that validating changes nothing in training.
         collectives: The processes.
         agreement: Asked after every round whether to stop.
-        device: Where batches go.
         max_rounds: Batches that each slot evaluates at most; None: all.
     """
 
@@ -70,7 +68,6 @@ class Evaluator:
         generators: Generators,
         collectives: Collectives,
         agreement: Agreement,
-        device: torch.device,
         max_rounds: int | None = None,
     ) -> None:
         self._trial = trial
@@ -83,7 +80,6 @@ class Evaluator:
         self._generators = generators
         self._collectives = collectives
         self._agreement = agreement
-        self._device = device
         self._max_rounds = max_rounds
         # What only one of several processes goes through, it cannot break off: the others wait.
         self._agrees = data.is_lockstep or collectives.size == 1
@@ -130,7 +126,7 @@ class Evaluator:
         self._contents.enter(Phase.VALIDATION, slot)
         self._generators.enter(Stream.VALIDATION, number)
         try:
-            batch = to_device(batch, self._device)
+            batch = self._execution.on_device(batch)
             returned = self._trial.evaluate_batch(batch=batch, batch_idx=number)
             scalars = check_scalars(returned, "evaluate_batch")
             return number, self._trial.get_batch_length(batch), scalars

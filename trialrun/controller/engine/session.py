@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -17,6 +18,7 @@ import torch
 import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
+from trialrun._run_record import RunRecord
 from trialrun._trial import Trial
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
@@ -35,6 +37,11 @@ from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, P
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.tensorboard_log import (
+    TensorBoardJournal,
+    TensorBoardLog,
+    TensorBoardSink,
+)
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
@@ -53,6 +60,7 @@ class TrialSpec:
         intra_op_threads: CPU threads with which a slot computes.
         metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
         resume_from: The folder of the checkpoint to go on from.
+        tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
     """
 
     trial_file: Path
@@ -62,6 +70,7 @@ class TrialSpec:
     intra_op_threads: int
     metadata: dict[str, Any]
     resume_from: Path | None = None
+    tensorboard: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -71,6 +80,13 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            record=RunRecord(
+                experiment_config=self.config.to_json(),
+                experiment_id=self.metadata.get("experiment", 0),
+                trial_id=self.metadata.get("trial", 0),
+            ),
+            tensorboard_path=self.tensorboard,
+            logs_to_tensorboard=self.config.tensorboard,
         )
 
 
@@ -114,6 +130,12 @@ class TrialSession:
         collectives, context = runtime.collectives, runtime.context
         generators, device = runtime.generators, runtime.device
         self._execution = runtime.execution
+        self._profiler = context.profiler
+        self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
+        if journal is not None:
+            journal = TensorBoardJournal(journal, self._tensorboard_log)
+        if sink is not None:
+            sink = TensorBoardSink(sink, self._tensorboard_log)
         first_batch = 0 if contents is None else contents.state["batches"]
         self._execution.begin_at(first_batch)
         slots = self._execution.slot_numbers
@@ -127,6 +149,7 @@ class TrialSession:
         )
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
+        self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
@@ -185,7 +208,6 @@ class TrialSession:
                 generators=generators,
                 collectives=collectives,
                 agreement=agreement,
-                device=device,
                 max_rounds=max_validation_rounds,
             ),
             snapshots=snapshots,
@@ -203,9 +225,11 @@ class TrialSession:
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
         try:
-            return self._loop.run()
+            with self._profiler or contextlib.nullcontext():
+                return self._loop.run()
         finally:
             self._execution.close()
+            self._tensorboard_log.close()
 
     @property
     def batches_completed(self) -> int:
