@@ -47,6 +47,10 @@ class Distributed:
         self._engine = engine
         self._num_slots = num_slots
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distributed:
+        # A reducer that keeps it is copied for each slot; the group is the same.
+        return self
+
     @property
     def rank(self) -> int:
         """The slot that is executing, 0 to ``size`` - 1."""

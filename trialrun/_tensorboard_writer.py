@@ -40,6 +40,10 @@ class SlotZeroWriter(SummaryWriter):
         super().__init__(str(path), max_queue=_MAX_QUEUE, flush_secs=_FLUSH_SECONDS)
         self._is_ready = True
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SlotZeroWriter:
+        # A reducer that keeps it is copied for each slot; the file is the same.
+        return self
+
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Writes reported metrics, whichever slot is executing meanwhile."""
         for name, value in metrics.items():
