@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,13 @@ class FolderSink:
         self.saved: list[SavedCheckpoint] = []
         self._folder = folder
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        wait_for_others: Callable[[], object] = lambda: None,
+    ) -> None:
+        wait_for_others()
         path = self._folder / f"checkpoint-{len(list(self._folder.glob('*')))}"
         path.mkdir(parents=True)
         checksum = digest(contents.models, contents.state["optimizers"])

@@ -55,15 +55,22 @@ class CheckpointStore:
         self._pending: concurrent.futures.Future[None] | None = None
         self._last_failure: BaseException | None = None
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        wait_for_others: Callable[[], object] = lambda: None,
+    ) -> None:
         """Starts writing; waits only for the one before it.
 
         Args:
             contents: In memory of its own, which the writer may read while training goes on.
             metrics: The validation metrics at this batch, if there are any.
+            wait_for_others: Called on the writing thread before the checkpoint is recorded: returns
+                when all is on the disk that a resume from it will not write again.
         """
         self.wait()
-        self._pending = self._executor.submit(self._write, contents, metrics)
+        self._pending = self._executor.submit(self._write, contents, metrics, wait_for_others)
 
     def wait(self) -> BaseException | None:
         """Waits for the checkpoint that is being written; returns why the last one failed.
@@ -80,11 +87,17 @@ class CheckpointStore:
         self._executor.shutdown()
         return failure
 
-    def _write(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def _write(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        wait_for_others: Callable[[], object],
+    ) -> None:
         identifier = str(uuid.uuid4())
         partial = partial_folder(self._folder, identifier)
         try:
             stored = self._write_whole(contents, metrics, identifier, partial)
+            wait_for_others()
             self._on_stored(stored)
             self._last_failure = None
         except Exception as error:

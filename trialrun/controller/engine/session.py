@@ -29,7 +29,7 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator
-from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
+from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.reporting import Journal, Reporter
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
@@ -38,6 +38,7 @@ from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.tensorboard_log import (
+    CheckpointWriter,
     TensorBoardJournal,
     TensorBoardLog,
     TensorBoardSink,
@@ -124,7 +125,7 @@ class TrialSession:
         metadata: dict[str, Any],
         contents: CheckpointContents | None,
         journal: Journal | None,
-        sink: CheckpointSink | None,
+        sink: CheckpointWriter | None,
         max_validation_rounds: int | None = None,
     ) -> None:
         collectives, context = runtime.collectives, runtime.context
@@ -134,8 +135,6 @@ class TrialSession:
         self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
         if journal is not None:
             journal = TensorBoardJournal(journal, self._tensorboard_log)
-        if sink is not None:
-            sink = TensorBoardSink(sink, self._tensorboard_log)
         first_batch = 0 if contents is None else contents.state["batches"]
         self._execution.begin_at(first_batch)
         slots = self._execution.slot_numbers
@@ -219,7 +218,7 @@ class TrialSession:
                 "versions": _versions(),
                 **metadata,
             },
-            sink=sink,
+            sink=None if sink is None else TensorBoardSink(sink, self._tensorboard_log),
         )
 
     def run(self) -> Outcome:
@@ -244,7 +243,7 @@ def open_session(
     device: torch.device,
     stop_request: StopRequest,
     journal: Journal | None,
-    sink: CheckpointSink | None,
+    sink: CheckpointWriter | None,
     max_validation_rounds: int | None = None,
 ) -> TrialSession:
     """Imports the user's file, builds the trial in it, and returns it ready to train.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from trialrun._tensorboard import TensorBoard
 from trialrun.controller.checkpoints.contents import CheckpointContents
-from trialrun.controller.engine.loop import CheckpointSink
 from trialrun.controller.engine.reporting import Journal
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,15 @@ class TensorBoardLog:
             copied = dict(metrics)
             self._do(lambda: self._tensorboard.writer().log_metrics(copied, batches))
 
-    def flush(self) -> None:
-        """Hands everything to the operating system soon."""
-        if self._is_in_use:
-            self._do(self._tensorboard.flush)
+    def flush(self) -> Callable[[], object] | None:
+        """Hands everything to the operating system soon.
+
+        Returns:
+            What waits until that is done; None where there is nothing.
+        """
+        if not self._is_in_use:
+            return None
+        return self._do(self._tensorboard.flush).result
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -57,8 +62,8 @@ class TensorBoardLog:
     def _is_in_use(self) -> bool:
         return self._has_written or self._tensorboard.has_writer
 
-    def _do(self, task: Callable[[], None]) -> None:
-        self._thread.submit(self._attempt, task)
+    def _do(self, task: Callable[[], None]) -> concurrent.futures.Future[None]:
+        return self._thread.submit(self._attempt, task)
 
     def _attempt(self, task: Callable[[], None]) -> None:
         try:
@@ -127,22 +132,39 @@ class TensorBoardJournal:
         self._log.write({_validation_name(name): value for name, value in metrics.items()}, batches)
 
 
+class CheckpointWriter(Protocol):
+    """Writes checkpoints beside the loop."""
+
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        wait_for_others: Callable[[], object] = ...,
+    ) -> None:
+        """Starts writing a checkpoint, which is recorded when ``wait_for_others`` has returned."""
+
+
 class TensorBoardSink:
-    """A checkpoint sink that first has the events flushed: a resume does not write them again.
+    """A checkpoint sink that has the events of a checkpoint's batches on the disk before it counts.
+
+    A resume from it does not write them again. The loop waits for neither.
 
     Args:
-        sink: Where checkpoints go.
-        log: What is flushed, beside the loop.
+        writer: Where checkpoints go.
+        log: What is flushed.
     """
 
-    def __init__(self, sink: CheckpointSink, log: TensorBoardLog) -> None:
-        self._sink = sink
+    def __init__(self, writer: CheckpointWriter, log: TensorBoardLog) -> None:
+        self._writer = writer
         self._log = log
 
     def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint."""
-        self._log.flush()
-        self._sink.save(contents, metrics)
+        flushed = self._log.flush()
+        if flushed is None:
+            self._writer.save(contents, metrics)
+        else:
+            self._writer.save(contents, metrics, flushed)
 
 
 def _validation_name(name: str) -> str:
