@@ -55,16 +55,25 @@ class FolderSink:
         self,
         contents: CheckpointContents,
         metrics: dict[str, float] | None,
-        wait_for_others: Callable[[], object] = lambda: None,
+        on_written: Callable[[Path], None] | None = None,
     ) -> None:
-        wait_for_others()
+        self.save_now(contents, metrics, on_written or (lambda folder: None))
+
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str:
         path = self._folder / f"checkpoint-{len(list(self._folder.glob('*')))}"
         path.mkdir(parents=True)
         checksum = digest(contents.models, contents.state["optimizers"])
-        metadata = {**contents.metadata, "digest": checksum}
+        metadata = {**contents.metadata, "digest": checksum, "uuid": path.name}
         write_contents(dataclasses.replace(contents, metadata=metadata), path)
+        on_written(path)
         batches = contents.metadata["batches"]
         self.saved.append(SavedCheckpoint(path, batches, checksum, metrics))
+        return path.name
 
 
 class MemoryJournal:

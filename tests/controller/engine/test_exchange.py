@@ -18,10 +18,14 @@ from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.engine.stopping import StopRequest
 
 GATHER = "context.distributed.gather"
-ELSEWHERE = (
-    "Slots do not come together there, so it would wait for ever. Call it in __init__, in "
-    "train_batch or in a callback, and keep what it returns."
-)
+APART = "in code that slots do not execute together, such as evaluate_batch, a reducer or a dataset"
+
+
+def refused(where: str) -> str:
+    return (
+        f"{GATHER} was called {where}, where it would wait for ever. Call it in __init__, in "
+        "train_batch or in a callback of every process, and keep what it returns."
+    )
 
 
 def spec_of(way: str = "all", slots: int = 4, **config: Any) -> TrialSpec:
@@ -118,7 +122,7 @@ def test_what_is_not_plain_data_is_named_by_its_type(tmp_path: Path) -> None:
 def test_a_call_in_evaluate_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidTrialError) as caught:
         run_session(spec_of("evaluation"), tmp_path)
-    assert str(caught.value) == f"{GATHER} was called in evaluate_batch, for slot 0. {ELSEWHERE}"
+    assert str(caught.value) == refused(APART)
 
 
 HEAD = """
@@ -152,7 +156,7 @@ class InDataset(Linear):
     def build_training_data_loader(self):
         return DataLoader(Asking(self.context), batch_size=2)
 """,
-            "in code that is not each slot's, such as a dataset or a reducer",
+            APART,
         ),
         (
             """
@@ -164,7 +168,7 @@ class InLoaders(Linear):
         self.context.distributed.gather(self.context.slot)
         return torch.utils.data.DataLoader(records(12), batch_size=2)
 """,
-            "while the loader of slot 1 was built",
+            "while the loader of slot 1 was built, after that of another",
         ),
         (
             """
@@ -186,7 +190,7 @@ class InReducer(Linear):
     def set_up(self):
         self.context.wrap_reducer(Sum(self.context.distributed), "sum")
 """,
-            "in code that is not each slot's, such as a dataset or a reducer",
+            APART,
         ),
     ],
     ids=["dataset", "loaders", "reducer"],
@@ -198,7 +202,7 @@ def test_a_call_where_slots_do_not_come_together_is_refused(
     with pytest.raises(Exception) as caught:
         run_session(make_spec(path), tmp_path / "run")
     error = caught.value.__cause__ or caught.value
-    assert str(error) == f"{GATHER} was called {where}. {ELSEWHERE}"
+    assert str(error) == refused(where)
 
 
 # Code that runs once in each process after training began, such as a callback.
@@ -254,5 +258,90 @@ def test_after_a_batch_the_process_speaks_as_its_first_slot(tmp_path: Path) -> N
     assert execution.slot == 0
     with execution.once_in_each_process("on_trial_shutdown"):
         assert execution.exchange(3, GATHER, to_all=False) == [3] * 4
-    with pytest.raises(InvalidTrialError, match=f"^{GATHER} was called in code that is not each"):
+    with pytest.raises(InvalidTrialError, match=f"^{GATHER} was called in code that slots do not"):
         execution.exchange(3, GATHER, to_all=False)
+
+
+CALLBACKS = (
+    HEAD
+    + """
+from trialrun import Callback
+
+
+class Speaking(Callback):
+    def __init__(self, context):
+        self.distributed = context.distributed
+        self.way = context.get_hparam("way")
+        self.heard = []
+
+    def hear(self, event):
+        distributed = self.distributed
+        assert distributed.rank % 2 == 0  # on 4 slots of 1 or 2 processes
+        values = distributed.allgather([event, len(self.heard)])
+        assert values == [[event, len(self.heard)]] * distributed.size
+        self.heard.append(event)
+
+    def on_trial_startup(self, first_batch_idx, checkpoint_uuid):
+        self.hear("startup")
+
+    def on_training_start(self):
+        self.hear("start")
+
+    def on_training_batch_end(self, batch_idx):
+        if self.way != "batch end" or batch_idx != 2 or self.distributed.rank == 0:
+            self.hear("batch end")
+
+    def on_training_workload_end(self, avg_metrics, batch_metrics):
+        self.hear("workload end")
+
+    def on_validation_epoch_end(self, outputs):
+        self.hear("epoch end")
+
+    def on_validation_end(self, metrics):
+        if self.way != "validation end" or self.distributed.rank == 0:
+            self.hear("validation end")
+
+    def on_checkpoint_save_start(self, checkpoint):
+        assert self.distributed.rank == 0
+        if self.way == "save start":
+            self.hear("save start")
+
+
+class WithCallbacks(Linear):
+    def build_callbacks(self):
+        return {"speaking": Speaking(self.context)}
+"""
+)
+
+
+def callbacks_spec(folder: Path, way: str) -> TrialSpec:
+    return make_spec(write_trial(folder, CALLBACKS), slots=4, hyperparameters={"way": way})
+
+
+def test_slots_exchange_values_in_the_callbacks_of_every_process(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    spec = callbacks_spec(tmp_path, "all")
+    folded = run_session(spec, tmp_path / "folded")
+    (run, _) = launcher.launch(2, [OneAttempt(spec, tmp_path / "two")])
+    assert isinstance(run[0], Run), run
+    assert run[0].reported == folded.reported
+
+
+@pytest.mark.parametrize("way", ["batch end", "validation end"])
+def test_processes_that_call_unequally_in_their_callbacks_are_named(
+    way: str, launcher: Launcher, tmp_path: Path
+) -> None:
+    spec = callbacks_spec(tmp_path, way)
+    results = launcher.launch(2, [OneAttempt(spec, tmp_path / "two")])
+    call = "context.distributed.allgather"
+    for (result,) in results:
+        assert result.startswith("InvalidTrialError: The slots of one ")
+        assert f"slots 0, 1 called {call}; slots 2, 3 finished the " in result
+        assert f"Every slot must call {call} equally often" in result
+
+
+def test_a_callback_of_the_chief_alone_may_exchange_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTrialError) as caught:
+        run_session(callbacks_spec(tmp_path, "save start"), tmp_path / "run")
+    assert str(caught.value) == refused(APART).replace(GATHER, "context.distributed.allgather")

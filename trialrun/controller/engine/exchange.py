@@ -114,6 +114,6 @@ def refused(call: str, where: str) -> InvalidTrialError:
         where: Where it did.
     """
     return InvalidTrialError(
-        f"{call} was called {where}. Slots do not come together there, so it would wait for ever. "
-        "Call it in __init__, in train_batch or in a callback, and keep what it returns."
+        f"{call} was called {where}, where it would wait for ever. Call it in __init__, in "
+        "train_batch or in a callback of every process, and keep what it returns."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -40,6 +40,16 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+
+class BatchCallbacks(Protocol):
+    """What is called before and after a batch."""
+
+    def begin_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes before a batch."""
+
+    def end_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes after it; the clock still says that it is under way."""
 
 
 class Execution(Engine):
@@ -107,10 +117,13 @@ class Execution(Engine):
         """Sets the clock to where this attempt begins."""
         self._initial_batch = self._batches_completed = batches_completed
 
-    def set_up(self, trial: Trial, context: TrialContext, epoch_length: int) -> None:
+    def set_up(
+        self, trial: Trial, context: TrialContext, epoch_length: int, callbacks: BatchCallbacks
+    ) -> None:
         """Takes the trial, once everything is wrapped and built."""
         self._trial = trial
         self._context = context
+        self._callbacks = callbacks
         self._epoch_length = epoch_length
         self.buffers = ModelBuffers(context.models)
         self.reducers = ReducerContents(
@@ -152,11 +165,24 @@ class Execution(Engine):
     def once_in_each_process(self, name: str) -> Iterator[None]:
         """Declares user code that every process runs once, such as a callback.
 
-        In it ``context.slot`` is the process's first, and slots may exchange values. ``meet`` comes
-        before the processes exchange anything else, so that those that did not are found.
+        In it slots may exchange values. ``meet`` comes before the processes exchange anything else,
+        so that those that did not are found.
         """
-        with self._exchange.once_in_each_process(name, self.meetings):
+        with self.as_first_slot(), self._exchange.once_in_each_process(name, self.meetings):
             yield
+
+    @contextlib.contextmanager
+    def as_first_slot(self) -> Iterator[None]:
+        """Lets the process's first slot stand for user code that belongs to none.
+
+        Slots may not exchange values in it.
+        """
+        before = self.acting_slot, self._exchange.once
+        self.acting_slot, self._exchange.once = self.slot_numbers.start, None
+        try:
+            yield
+        finally:
+            self.acting_slot, self._exchange.once = before
 
     def train_batch(self, batches: Iterator[Any], window: TrainingWindow) -> None:
         """Lets every slot of this process learn from its share of the next batch.
@@ -185,6 +211,7 @@ class Execution(Engine):
                 thread.is_in_train_batch = False
             window.add(slot, check_scalars(returned, "train_batch"))
 
+        self._callbacks.begin_batch(batch_idx, self._epoch_length)
         self.slot_state.begin_batch()
         self._slots_run = True
         self.slots.run(learn)
@@ -200,6 +227,7 @@ class Execution(Engine):
             step_batch_schedulers(
                 self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
             )
+        self._callbacks.end_batch(batch_idx, self._epoch_length)
         self._batches_completed = batch_idx + 1
         if self._context.profiler is not None:
             self._context.profiler.step()
@@ -299,13 +327,17 @@ class Execution(Engine):
         if self._exchange.thread.is_in_train_batch:
             return self._exchange.among_slots(value, call, to_all, self.slots, self.meetings)
         # Loaders of the trial's own are built for one slot after the other.
-        if self._exchange.once is not None and not self.acting_slot:
-            return self._exchange.among_processes(value, call, self.meetings)
-        if self.acting_slot is None:
-            raise refused(call, "in code that is not each slot's, such as a dataset or a reducer")
-        if self._is_training:
-            raise refused(call, f"in evaluate_batch, for slot {self.acting_slot}")
-        raise refused(call, f"while the loader of slot {self.acting_slot} was built")
+        is_later_loader = self._exchange.once == SET_UP and bool(self.acting_slot)
+        if is_later_loader:
+            where = f"while the loader of slot {self.acting_slot} was built, after that of another"
+            raise refused(call, where)
+        if self._exchange.once is None:
+            raise refused(
+                call,
+                "in code that slots do not execute together, such as evaluate_batch, a reducer or "
+                "a dataset",
+            )
+        return self._exchange.among_processes(value, call, self.meetings)
 
     def set_stop_requested(self, stop_requested: bool) -> None:
         """Notes what the executing slot wishes."""

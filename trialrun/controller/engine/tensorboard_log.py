@@ -10,10 +10,12 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from trialrun._tensorboard import TensorBoard
 from trialrun.controller.checkpoints.contents import CheckpointContents
+from trialrun.controller.engine.loop import CheckpointSink
 from trialrun.controller.engine.reporting import Journal
 
 logger = logging.getLogger(__name__)
@@ -42,15 +44,13 @@ class TensorBoardLog:
             copied = dict(metrics)
             self._do(lambda: self._tensorboard.writer().log_metrics(copied, batches))
 
-    def flush(self) -> Callable[[], object] | None:
+    def flush(self) -> concurrent.futures.Future[None] | None:
         """Hands everything to the operating system soon.
 
         Returns:
-            What waits until that is done; None where there is nothing.
+            What says when that is done, and never fails; None where there is nothing.
         """
-        if not self._is_in_use:
-            return None
-        return self._do(self._tensorboard.flush).result
+        return self._do(self._tensorboard.flush) if self._is_in_use else None
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -132,16 +132,16 @@ class TensorBoardJournal:
         self._log.write({_validation_name(name): value for name, value in metrics.items()}, batches)
 
 
-class CheckpointWriter(Protocol):
-    """Writes checkpoints beside the loop."""
+class CheckpointWriter(CheckpointSink, Protocol):
+    """A checkpoint sink that lets others finish before a checkpoint counts."""
 
     def save(
         self,
         contents: CheckpointContents,
         metrics: dict[str, float] | None,
-        wait_for_others: Callable[[], object] = ...,
+        on_written: Callable[[Path], None] | None = None,
     ) -> None:
-        """Starts writing a checkpoint, which is recorded when ``wait_for_others`` has returned."""
+        """Starts writing a checkpoint, which is recorded after ``on_written`` has returned."""
 
 
 class TensorBoardSink:
@@ -164,7 +164,23 @@ class TensorBoardSink:
         if flushed is None:
             self._writer.save(contents, metrics)
         else:
-            self._writer.save(contents, metrics, flushed)
+            self._writer.save(contents, metrics, lambda folder: flushed.result())
+
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str | None:
+        """Writes a checkpoint while the caller waits."""
+        flushed = self._log.flush()
+
+        def written(folder: Path) -> None:
+            on_written(folder)
+            if flushed is not None:
+                flushed.result()
+
+        return self._writer.save_now(contents, metrics, written)
 
 
 def _validation_name(name: str) -> str:
