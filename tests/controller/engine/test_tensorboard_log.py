@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from event_files import num_events, rounded, scalars
 from process_launch import Job, Launcher
-from support import Run, make_spec, run_session
+from support import FolderSink, Run, make_spec, run_session
 from tensorboard.summary.writer import event_file_writer
+from test_context import FakeEngine
 
 from trialrun import ConfigurationError
+from trialrun._tensorboard import TensorBoard
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.session import TrialSpec
+from trialrun.controller.engine.tensorboard_log import TensorBoardLog, TensorBoardSink
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +141,30 @@ def test_a_disk_that_takes_no_events_does_not_stop_training(
     (warning,) = [r.getMessage() for r in caplog.records if "TensorBoard" in r.getMessage()]
     assert warning.startswith("TensorBoard's events cannot be written: FileExistsError: ")
     assert warning.endswith(". Metrics are on record all the same; see them with: trialrun metrics")
+
+
+@pytest.mark.parametrize("way", ["save", "save_now"])
+def test_a_checkpoint_counts_when_the_events_before_it_are_on_the_disk(
+    way: str, tmp_path: Path
+) -> None:
+    run = run_session(make_spec("linear.py"), tmp_path / "run")
+    board = TensorBoard(tmp_path / "events", logs_metrics=None, engine=FakeEngine(), is_chief=True)
+    log, shown = TensorBoardLog(board), []
+
+    class Watching(FolderSink):
+        def save_now(self, contents: Any, metrics: Any, on_written: Any) -> str:
+            name = super().save_now(contents, metrics, on_written)
+            shown.append(scalars(tmp_path / "events"))
+            return name
+
+    sink = TensorBoardSink(Watching(tmp_path / "checkpoints"), log)
+    folders: list[Path] = []
+    arguments = (folders.append,) if way == "save_now" else ()
+    log.write({"loss": 0.5}, 8)
+    getattr(sink, way)(run.checkpoints[-1].contents, None, *arguments)
+    assert shown == [{"loss": [(8, 0.5)]}]
+    assert [folder.name for folder in folders] == (["checkpoint-0"] if arguments else [])
+    log.close()
 
 
 def test_what_trains_loads_no_tensorboard_before_it_reports() -> None:
