@@ -118,6 +118,8 @@ class ExperimentConfig(_Section):
     """Batches whose gradients make one optimizer step."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    tensorboard: bool | None = None
+    """Whether reported metrics are TensorBoard events too; default: where it is installed."""
     silence: list[Advice] = []
     """Advice that is not wanted, by its id."""
     determined: dict[str, Any] = {}

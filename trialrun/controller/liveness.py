@@ -53,6 +53,11 @@ class TrialFolder:
         """One folder for each checkpoint."""
         return self.path / "checkpoints"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's events; those of the experiment's trials lie beside each other."""
+        return self.path.parent.parent / "tensorboard" / f"trial_{self.path.name}"
+
     def attempt(self, number: int) -> Path:
         """Output of one attempt's processes."""
         return self.path / "attempts" / str(number)

@@ -147,6 +147,7 @@ def _assignment(
             "git_commit": experiment.git_commit,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
+        tensorboard=prepared.folder.tensorboard,
     )
     return Assignment(
         spec=spec,

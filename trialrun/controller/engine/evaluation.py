@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun.controller.engine.callbacks import Callbacks
@@ -68,7 +67,6 @@ class Evaluator:
         collectives: The processes.
         agreement: Asked after every round whether to stop.
         callbacks: Called before, within and after.
-        device: Where batches go.
         max_rounds: Batches that each slot evaluates at most; None: all.
     """
 
@@ -83,7 +81,6 @@ class Evaluator:
         collectives: Collectives,
         agreement: Agreement,
         callbacks: Callbacks,
-        device: torch.device,
         max_rounds: int | None = None,
     ) -> None:
         self._trial = trial
@@ -95,7 +92,6 @@ class Evaluator:
         self._collectives = collectives
         self._agreement = agreement
         self._callbacks = callbacks
-        self._device = device
         self._max_rounds = max_rounds
         self._evaluate_batch = _with_or_without_index(trial)
 
@@ -181,7 +177,7 @@ class Evaluator:
 
     def _evaluate_piece(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         with self._in_slot(slot, number):
-            batch = to_device(batch, self._device)
+            batch = self._execution.on_device(batch)
             scalars = check_scalars(self._evaluate_batch(batch, number), "evaluate_batch")
             return number, check_batch_length(self._trial.get_batch_length(batch)), scalars
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
+from trialrun._run_record import RunRecord
 from trialrun._trial import Trial
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
@@ -29,7 +30,7 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
-from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
+from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reporting import Journal, Reporter
@@ -39,6 +40,12 @@ from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.tensorboard_log import (
+    CheckpointWriter,
+    TensorBoardJournal,
+    TensorBoardLog,
+    TensorBoardSink,
+)
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
@@ -57,6 +64,7 @@ class TrialSpec:
         intra_op_threads: CPU threads with which a slot computes.
         metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
         resume_from: The folder of the checkpoint to go on from.
+        tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
     """
 
     trial_file: Path
@@ -66,6 +74,7 @@ class TrialSpec:
     intra_op_threads: int
     metadata: dict[str, Any]
     resume_from: Path | None = None
+    tensorboard: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -75,6 +84,13 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            record=RunRecord(
+                experiment_config=self.config.to_json(),
+                experiment_id=self.metadata.get("experiment", 0),
+                trial_id=self.metadata.get("trial", 0),
+            ),
+            tensorboard_path=self.tensorboard,
+            logs_to_tensorboard=self.config.tensorboard,
         )
 
 
@@ -110,10 +126,14 @@ class TrialSession:
         metadata: dict[str, Any],
         contents: CheckpointContents | None,
         journal: Journal | None,
-        sink: CheckpointSink | None,
+        sink: CheckpointWriter | None,
         max_validation_rounds: int | None = None,
     ) -> None:
         self._execution = runtime.execution
+        self._profiler = runtime.context.profiler
+        self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
+        if journal is not None:
+            journal = TensorBoardJournal(journal, self._tensorboard_log)
         self._execution.begin_at(0 if contents is None else contents.state["batches"])
         builder = SourceBuilder(
             trial,
@@ -149,13 +169,14 @@ class TrialSession:
         metadata: dict[str, Any],
         contents: CheckpointContents | None,
         journal: Journal | None,
-        sink: CheckpointSink | None,
+        sink: CheckpointWriter | None,
         max_validation_rounds: int | None,
     ) -> None:
         collectives, context, device = runtime.collectives, runtime.context, runtime.device
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
+        self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
@@ -215,7 +236,6 @@ class TrialSession:
                 collectives=collectives,
                 agreement=agreement,
                 callbacks=callbacks,
-                device=device,
                 max_rounds=max_validation_rounds,
             ),
             snapshots=snapshots,
@@ -229,7 +249,7 @@ class TrialSession:
                 "versions": _versions(),
                 **metadata,
             },
-            sink=sink,
+            sink=None if sink is None else TensorBoardSink(sink, self._tensorboard_log),
         )
 
     def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
@@ -242,16 +262,18 @@ class TrialSession:
 
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
-        try:
-            with self._failure_told():
-                self._callbacks.call("on_training_start")
-                outcome = self._loop.run()
-        finally:
-            self._execution.close()
-            self._data.close()
-            if not isinstance(self._validation_data, FullDataset):
-                self._validation_data.close()
-        self._callbacks.shut_down()
+        # A callback may write events when the trial is shut down.
+        with contextlib.closing(self._tensorboard_log):
+            try:
+                with self._failure_told(), self._profiler or contextlib.nullcontext():
+                    self._callbacks.call("on_training_start")
+                    outcome = self._loop.run()
+            finally:
+                self._execution.close()
+                self._data.close()
+                if not isinstance(self._validation_data, FullDataset):
+                    self._validation_data.close()
+            self._callbacks.shut_down()
         return outcome
 
     @contextlib.contextmanager
@@ -278,7 +300,7 @@ def open_session(
     device: torch.device,
     stop_request: StopRequest,
     journal: Journal | None,
-    sink: CheckpointSink | None,
+    sink: CheckpointWriter | None,
     max_validation_rounds: int | None = None,
 ) -> TrialSession:
     """Imports the user's file, builds the trial in it, and returns it ready to train.
