@@ -66,6 +66,29 @@ class Trial(abc.ABC):
             A dictionary of metric names and scalars, with the same names for every batch.
         """
 
+    def build_test_data_loader(self) -> DataLoader:
+        """Returns the description of the test data, which training never asks for; optional.
+
+        ``trialrun evaluate --data test`` and ``trialrun predict --data test`` need it.
+        """
+        raise NotImplementedError("Override build_test_data_loader to have test data.")
+
+    def predict_batch(self, batch: Any, batch_idx: int) -> Any:
+        """Predicts for one batch; gradients are off, models in eval mode; optional.
+
+        ``trialrun predict`` needs it.
+
+        Args:
+            batch: What the collate function made of the records, on the device.
+            batch_idx: The batch's place in the data, counted from 0.
+
+        Returns:
+            A tensor or numeric array whose first dimension is the records of the batch, or a
+            dictionary of names and such tensors or arrays: the same names, types and further
+            dimensions for every batch.
+        """
+        raise NotImplementedError("Override predict_batch to predict.")
+
     def evaluation_reducer(self) -> Reducer | dict[str, Reducer]:
         """Returns how validation metrics are reduced over batches: all alike, or name by name."""
         return Reducer.AVG

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from trialrun._errors import BookkeepingError, InvalidTrialError
+from trialrun._errors import BookkeepingError
 from trialrun.controller.bookkeeping import (
     Database,
     RunState,
@@ -25,6 +25,7 @@ from trialrun.controller.launch.supervisor import (
     supervise,
 )
 from trialrun.controller.launch.worker import Assignment, Recording, log_file
+from trialrun.controller.trial_source import trial_file_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +130,16 @@ def run_rehearsal(
     return result
 
 
-def _assignment(
-    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
-) -> Assignment:
+def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
+    """Returns what every process of a prepared attempt must know.
+
+    Raises:
+        InvalidTrialError: The trial's file is gone.
+    """
     experiment, trial = prepared.experiment, prepared.trial
-    spec = TrialSpec(
-        trial_file=_trial_file(prepared),
+    trial_file = trial_file_of(experiment)
+    return TrialSpec(
+        trial_file=trial_file,
         trial_class=experiment.trial_class or None,
         config=prepared.config,
         seed=trial.seed,
@@ -143,12 +148,19 @@ def _assignment(
             "experiment": experiment.id,
             "trial": trial.id,
             "hyperparameters": trial.hyperparameters,
+            "trial_file": str(trial_file),
+            "trial_class": experiment.trial_class or None,
             "git_commit": experiment.git_commit,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
     )
+
+
+def _assignment(
+    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
+) -> Assignment:
     return Assignment(
-        spec=spec,
+        spec=trial_spec(prepared),
         num_processes=prepared.attempt.num_processes,
         attempt_folder=folder,
         recording=Recording(
@@ -159,14 +171,3 @@ def _assignment(
         lock=prepared.lock,
         bell=bell,
     )
-
-
-def _trial_file(prepared: PreparedAttempt) -> Path:
-    """Returns the user's file where it was submitted, since it may import its neighbours."""
-    path = Path(prepared.experiment.trial_file)
-    if path.is_file():
-        return path
-    copy = Path(prepared.experiment.directory) / path.name
-    if copy.is_file():
-        return copy
-    raise InvalidTrialError(f"{path} is gone, and so is its copy {copy}. Restore one of them.")

@@ -98,13 +98,14 @@ def _named(
 def _complete(path: Path, cls: type[Trial]) -> type[Trial]:
     missing = sorted(cls.__abstractmethods__)
     if missing:
-        signatures = "\n".join(f"    def {name}{_signature(name)}: ..." for name in missing)
+        signatures = "\n".join(f"    def {name}{signature_of(name)}: ..." for name in missing)
         raise InvalidTrialError(
             f"{cls.__name__} in {path.name} lacks what every Trial must have. Write:\n{signatures}"
         )
     return cls
 
 
-def _signature(name: str) -> str:
+def signature_of(name: str) -> str:
+    """Returns the parameters of a Trial's method, as a user writes them."""
     parameters = inspect.signature(getattr(Trial, name)).parameters
     return f"({', '.join(parameters)})"

@@ -75,7 +75,7 @@ class _Addresses(Sampler[BatchAddress]):
         return self._make()
 
 
-class _Batches:
+class AddressedBatches:
     """Batches of a stream of addresses, loaded here or by worker processes."""
 
     def __init__(
@@ -186,7 +186,7 @@ class TrainingData(TrainingSource):
                 # Blocks grow, so that the first batch does not wait for thousands.
                 start, length = start + length, min(4 * length, self._block_batches)
 
-        return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
+        return iter(AddressedBatches(self._loader, self._seed, Stream.DATA, make_addresses))
 
 
 class ValidationData(ValidationSource):
@@ -223,7 +223,7 @@ class ValidationData(ValidationSource):
                         (row,) = batches.take(batch, batch + 1)
                         yield BatchAddress(batch, 0, row)
 
-        self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
+        self._batches = AddressedBatches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 
     def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: (slot, batch number, batch) of each slot that has one."""

@@ -26,6 +26,7 @@ from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
+from trialrun.controller.engine.devices import device_name
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
@@ -194,6 +195,7 @@ class TrialSession:
             agreement=agreement,
             metadata={
                 "identity": self.identity.to_json(),
+                "epoch_length": self.plan.epoch_length,
                 "versions": _versions(),
                 **metadata,
             },
@@ -347,11 +349,7 @@ def _make_identity(
         aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
         device_type=device.type,
-        device_name=(
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else torch.backends.cpu.get_cpu_capability()
-        ),
+        device_name=device_name(device),
         intra_op_threads=settings.intra_op_threads,
         torch_version=torch.__version__,
     )

@@ -17,6 +17,11 @@ from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.sources import TrainingSource
+from trialrun.controller.engine.weights import (
+    load_model,
+    non_persistent_buffers,
+    require_same_count,
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,7 +97,7 @@ class Snapshots:
                 "stopwatch": stopwatch,
                 "progress": dataclasses.asdict(progress),
                 "non_persistent_buffers": [
-                    plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
+                    plain.snapshot(non_persistent_buffers(model), f"buffers of model {index}")
                     for index, model in enumerate(context.models)
                 ],
                 "optimizers": _state_dicts(context.optimizers, "optimizer"),
@@ -118,13 +123,11 @@ class Snapshots:
             CheckpointError: Names, counts, shapes or types differ; the message says which.
         """
         context, state = self._context, contents.state
-        _require_same_count("models", context.models, contents.models)
-        _require_same_count("optimizers", context.optimizers, state["optimizers"])
-        _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        require_same_count("models", context.models, contents.models)
+        require_same_count("optimizers", context.optimizers, state["optimizers"])
+        require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
-            _require_same_tensors(f"model {index}", model.state_dict(), saved)
-            model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
-            _restore_buffers(model, state["non_persistent_buffers"][index])
+            load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])
         self._require_same_optimizers(state["optimizer_types"], state["optimizer_parameters"])
         for index, optimizer in enumerate(context.optimizers):
@@ -236,57 +239,5 @@ def _restore_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
                 state[name] = value.to(state[name].device, copy=True)
 
 
-def _non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the buffers that the model's own state leaves out; training may change them too."""
-    persistent = model.state_dict().keys()
-    return {name: value for name, value in model.named_buffers() if name not in persistent}
-
-
-def _restore_buffers(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
-    for name, buffer in _non_persistent_buffers(model).items():
-        # A cache that the module makes, or makes larger, as it computes is made again.
-        if name in saved and saved[name].shape == buffer.shape:
-            buffer.copy_(saved[name])
-
-
 def _state_dicts(items: list[Any], name: str) -> list[Any]:
     return [plain.snapshot(item.state_dict(), f"{name} {i}") for i, item in enumerate(items)]
-
-
-def _require_same_count(name: str, wrapped: list[Any], saved: list[Any]) -> None:
-    if len(wrapped) != len(saved):
-        raise CheckpointError(
-            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore "
-            "the trial's code, or submit a new experiment."
-        )
-
-
-def _require_same_tensors(name: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Compares the tensors of a state with those of a checkpoint by name, shape and type.
-
-    Args:
-        name: What the state belongs to, e.g. ``model 0``.
-        expected: The trial's own state.
-        found: The checkpoint's.
-
-    Raises:
-        CheckpointError: They differ; the message names the first differences with both sides.
-    """
-    problems = [f"{key} is missing in the checkpoint" for key in expected.keys() - found.keys()]
-    problems += [f"{key} is unknown to the trial" for key in found.keys() - expected.keys()]
-    for key in expected.keys() & found.keys():
-        ours, theirs = expected[key], found[key]
-        if not hasattr(ours, "shape") or not hasattr(theirs, "shape"):
-            continue
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            problems.append(
-                f"{key} is {tuple(ours.shape)} {ours.dtype} in the trial and "
-                f"{tuple(theirs.shape)} {theirs.dtype} in the checkpoint"
-            )
-    if problems:
-        shown = sorted(problems)
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        raise CheckpointError(
-            f"The checkpoint does not fit {name}: {'; '.join(shown[:3])}{more}. The trial's code "
-            "has changed since; restore it, or submit a new experiment."
-        )
