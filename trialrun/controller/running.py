@@ -26,6 +26,7 @@ from trialrun.controller.launch.supervisor import (
 )
 from trialrun.controller.launch.worker import Assignment, Recording, log_file
 from trialrun.controller.trial_source import trial_file_of
+from trialrun.controller.warm_start import weights_folder
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def run_rehearsal(
     num_processes: int,
     threads: int,
     folder: Path,
+    weights: Path | None,
     on_kill: Callable[[], None],
 ) -> AttemptResult:
     """Rehearses a trial (``--test-mode``) in processes of its own; records nothing.
@@ -105,6 +107,7 @@ def run_rehearsal(
         num_processes: P.
         threads: Intra-op threads of a slot.
         folder: Where processes leave their output; the caller deletes it.
+        weights: The folder of the weights to begin with, if any.
         on_kill: Called at every request to stop: there is nothing to save.
     """
     spec = TrialSpec(
@@ -114,6 +117,7 @@ def run_rehearsal(
         seed=config.seed,
         intra_op_threads=threads,
         metadata={},
+        warm_start_from=weights,
     )
     bell = Bell()
     assignment = Assignment(
@@ -136,14 +140,14 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
     Raises:
         InvalidTrialError: The trial's file is gone.
     """
-    experiment, trial = prepared.experiment, prepared.trial
+    experiment, trial, config = prepared.experiment, prepared.trial, prepared.config
     trial_file = trial_file_of(experiment)
     return TrialSpec(
         trial_file=trial_file,
         trial_class=experiment.trial_class or None,
-        config=prepared.config,
+        config=config,
         seed=trial.seed,
-        intra_op_threads=prepared.config.intra_op_threads or 1,
+        intra_op_threads=config.intra_op_threads or 1,
         metadata={
             "experiment": experiment.id,
             "trial": trial.id,
@@ -151,8 +155,10 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
             "trial_file": str(trial_file),
             "trial_class": experiment.trial_class or None,
             "git_commit": experiment.git_commit,
+            "from_checkpoint": config.from_checkpoint,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
+        warm_start_from=weights_folder(experiment) if config.from_checkpoint else None,
     )
 
 

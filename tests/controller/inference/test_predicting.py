@@ -209,8 +209,8 @@ SHAPE = r"a Tensor of shape \(4, 4\) and type torch\.float32"
     [
         (
             "other names",
-            r"^predict_batch returned \['b'\] for batch 2 and \['a'\] for batch 0\. Return the same "
-            r"names for every batch\.$",
+            r"^predict_batch returned \['b'\] for batch 2 and \['a'\] for batch 0\. Return the "
+            r"same names for every batch\.$",
         ),
         (
             "other shape",

@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 
 from trialrun._errors import CheckpointError
 from trialrun.controller.checkpoints.contents import METADATA_FILE, STATE_FILE, model_file_names
+from trialrun.controller.checkpoints.manifest import verify
 
 EXTRA_STATE_FILE = "extra_state.pt"
+FILES = "files"
+"""Where the metadata of an export has the manifest of its other files."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,14 @@ def read_weights(folder: Path) -> Weights:
     names = find_model_files(folder)
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        verify(folder, metadata.get(FILES) or {})
         tensors = [load_file(folder / name) for name in names]
         extra = _read_extra_state(folder)
         extra_states = extra.get("model_extra_states") or [{} for _ in names]
         buffers = extra.get("non_persistent_buffers") or [{} for _ in names]
         models = [{**model, **state} for model, state in zip(tensors, extra_states, strict=True)]
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise _no_checkpoint(folder, Path(error.filename or METADATA_FILE).name) from error
     except Exception as error:

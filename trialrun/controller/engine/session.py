@@ -21,6 +21,7 @@ from trialrun._trial import Trial
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
@@ -36,6 +37,7 @@ from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, P
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
@@ -54,6 +56,7 @@ class TrialSpec:
         intra_op_threads: CPU threads with which a slot computes.
         metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
         resume_from: The folder of the checkpoint to go on from.
+        warm_start_from: The folder of the weights to begin with, where nothing is resumed.
     """
 
     trial_file: Path
@@ -63,6 +66,7 @@ class TrialSpec:
     intra_op_threads: int
     metadata: dict[str, Any]
     resume_from: Path | None = None
+    warm_start_from: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -251,6 +255,14 @@ def open_session(
         lambda: load_trial_class(spec.trial_file, spec.trial_class)
     )
     trial = runtime.at_first_address(lambda: trial_class(runtime.context))
+    if contents is None and spec.warm_start_from is not None:
+        left = warm_start(
+            runtime.context.models,
+            read_weights(spec.warm_start_from),
+            spec.config.from_checkpoint_partial,
+        )
+        if left and collectives.is_chief:
+            logger.warning("Weights that were not taken: %s.", "; ".join(left))
     return TrialSession(
         runtime,
         trial,
