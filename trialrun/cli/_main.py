@@ -16,6 +16,7 @@ from trialrun._errors import TrialrunError
 _COMMANDS = {
     "checkpoint": "trialrun.cli.checkpoint:checkpoint",
     "data": "trialrun.cli.data:data",
+    "delete": "trialrun.cli.control:delete",
     "evaluate": "trialrun.cli.inference:evaluate",
     "kill": "trialrun.cli.control:kill",
     "list": "trialrun.cli.read:list_command",
@@ -26,6 +27,7 @@ _COMMANDS = {
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",
+    "wait": "trialrun.cli.control:wait",
 }
 
 
