@@ -48,10 +48,10 @@ def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home)
     database = open_database(home)
     with _user_errors():
         from trialrun.controller.engine.building import Split
-        from trialrun.controller.inference.evaluating import evaluate_checkpoint, open_checkpoint
+        from trialrun.controller.inference.evaluating import open_checkpoint
 
         opened = open_checkpoint(database, experiment, which)
-        found = evaluate_checkpoint(opened, Split(split))
+        found = opened.inference.evaluate(Split(split))
     row = opened.checkpoint
     if as_json:
         print_json(

@@ -20,7 +20,12 @@ from trialrun.controller.warm_start import find_weights
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--config", "config_file", metavar="FILE.yaml", help="Default: trial.yaml beside it.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE.yaml",
+    help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
+)
 @click.option("--slots", type=int, help="Logical workers that share each batch.")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
 @click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
@@ -60,7 +65,12 @@ def submit(
     from trialrun.cli._submission import read_submission
 
     trial_file, trial_class = split_target(target)
-    config = read_submission(trial_file, config_file, hyperparameters, flags, test_mode)
+    submission = read_submission(
+        trial_file, trial_class, config_file, hyperparameters, flags, test_mode
+    )
+    config, trial_class = submission.config, submission.trial_class
+    if submission.remarks:
+        click.echo(submission.remarks, err=True)
     weights = None
     if config.from_checkpoint is not None:
         weights = find_weights(config.from_checkpoint, home)

@@ -128,7 +128,7 @@ def test_the_mean_is_over_batches_and_slots_on_every_process() -> None:
         for slot in slots:
             fill(window, slot, values[slot])
         assert len(window) == 3
-        result = window.reduce()
+        result = window.reduce().means
         assert len(window) == 0
         return result
 
@@ -146,7 +146,7 @@ def test_the_order_of_batches_changes_no_bit() -> None:
         generator.shuffle(values)
         window = TrainingWindow(range(1), SingleProcess())
         fill(window, 0, values)
-        means.add(window.reduce()["loss"])
+        means.add(window.reduce().means["loss"])
     assert len(means) == 1
     assert len({sum(values[i:] + values[:i]) for i in range(10)}) > 1
 
@@ -163,7 +163,7 @@ def test_the_order_of_batches_changes_no_bit() -> None:
 def test_a_mean_that_is_not_finite_is_reported_as_such(values: list[float], mean: str) -> None:
     window = TrainingWindow(range(1), SingleProcess())
     fill(window, 0, values)
-    assert repr(window.reduce()["loss"]) == mean
+    assert repr(window.reduce().means["loss"]) == mean
 
 
 def test_every_batch_and_slot_returns_the_same_names() -> None:
@@ -183,7 +183,7 @@ def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
         second.load_slot_state(slot, first.slot_state(slot))
         fill(first, slot, [3.0])
         fill(second, slot, [3.0])
-    assert second.reduce() == first.reduce()
+    assert second.reduce().means == first.reduce().means
 
 
 # Validation.

@@ -80,11 +80,6 @@ class Contract:
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("launches"))
-
-
-@pytest.fixture(scope="module")
 def folded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("folded")
     return {name: run_with_stops(spec, folder / name, ()) for name, spec in SPECS.items()}

@@ -12,12 +12,12 @@ from trialrun import BookkeepingError, CheckpointError, InvalidTrialError
 from trialrun.controller.bookkeeping import CheckpointState, mark_checkpoint
 from trialrun.controller.engine.building import Split
 from trialrun.controller.engine.slots import SlotError
-from trialrun.controller.inference.evaluating import evaluate_checkpoint, open_checkpoint
+from trialrun.controller.inference.evaluating import open_checkpoint
 
 
 def evaluated(run: RecordedRun, which: str, split: Split = Split.VALIDATION) -> dict[str, float]:
     opened = open_checkpoint(run.database, run.experiment.id, which)
-    return evaluate_checkpoint(opened, split).metrics
+    return opened.inference.evaluate(split).metrics
 
 
 def test_metrics_are_those_that_training_recorded_bit_for_bit(trained: RecordedRun) -> None:
@@ -56,7 +56,7 @@ def test_the_best_is_the_one_of_the_searched_metric(tmp_path: Path) -> None:
 
 def test_test_data_is_evaluated_where_there_is_any(trained: RecordedRun, tmp_path: Path) -> None:
     opened = open_checkpoint(trained.database, 1, "latest")
-    found = evaluate_checkpoint(opened, Split.TEST)
+    found = opened.inference.evaluate(Split.TEST)
     assert found.num_records == 7
     assert found.metrics["loss"] != trained.validation(8)["loss"]
     run = train_recorded(tmp_path, "linear.py", max_length="2ba")

@@ -39,7 +39,7 @@ def predict(
 ) -> Predicted:
     opened = open_checkpoint(run.database, run.experiment.id, "latest")
     # In the place of experiments that differ by one hyperparameter alone.
-    opened.inference._runtime.context._hyperparameters.update(hparams or {})
+    opened.inference.runtime.context._hyperparameters.update(hparams or {})
     return predict_into(opened, split, folder, table_format, chunk_bytes)
 
 

@@ -3,7 +3,8 @@
 model.safetensors      one for each model: model-0, model-1, ... for several
 metadata.json          hyperparameters, metrics, batches, digest, versions, and the files' hashes
 optimizer.pt           on request, one for each optimizer: its state_dict
-extra_state.pt         where modules keep more than tensors, or buffers outside of their state
+extra_state.pt         where modules keep more than tensors, or buffers outside of their state, or
+                       the trial has a state of its own
 """
 
 from __future__ import annotations
@@ -87,8 +88,12 @@ def _write_weights(source: Path, weights: Weights, folder: Path) -> list[str]:
         {key: value for key, value in model.items() if not isinstance(value, torch.Tensor)}
         for model in weights.models
     ]
-    if any(extra_states) or any(weights.buffers):
-        state = {"model_extra_states": extra_states, "non_persistent_buffers": weights.buffers}
+    if any(extra_states) or any(weights.buffers) or weights.trial_state:
+        state = {
+            "model_extra_states": extra_states,
+            "non_persistent_buffers": weights.buffers,
+            "trial": weights.trial_state,
+        }
         _save(state, folder / EXTRA_STATE_FILE)
     files = make_manifest(folder)
     metadata = {**weights.metadata, FILES: files}

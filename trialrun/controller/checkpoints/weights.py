@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from trialrun._errors import CheckpointError
+from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import METADATA_FILE, STATE_FILE, model_file_names
 from trialrun.controller.checkpoints.manifest import verify
 
@@ -31,11 +32,15 @@ class Weights:
     Args:
         models: The ``state_dict`` of each model.
         buffers: For each model the buffers that its ``state_dict`` leaves out.
+        trial_state: What the trial keeps of its own.
+        callback_states: The state of each callback; None in an export, which has none.
         metadata: What ``metadata.json`` says.
     """
 
     models: list[dict[str, Any]]
     buffers: list[dict[str, torch.Tensor]]
+    trial_state: dict[str, Any]
+    callback_states: dict[str, Any] | None
     metadata: dict[str, Any]
 
 
@@ -54,8 +59,12 @@ def read_weights(folder: Path) -> Weights:
         verify(folder, metadata.get(FILES) or {})
         tensors = [load_file(folder / name) for name in names]
         extra = _read_extra_state(folder)
-        extra_states = extra.get("model_extra_states") or [{} for _ in names]
-        buffers = extra.get("non_persistent_buffers") or [{} for _ in names]
+        nothing: list[Any] = [{} for _ in names]
+        extra_states = extra.get("model_extra_states", nothing)
+        # Copied out of the mapped file.
+        buffers = plain.snapshot(extra.get("non_persistent_buffers", nothing), "buffers")
+        trial_state = plain.snapshot(extra.get("trial", {}), "state of the trial")
+        callback_states = plain.snapshot(extra.get("callbacks"), "states of the callbacks")
         models = [{**model, **state} for model, state in zip(tensors, extra_states, strict=True)]
     except CheckpointError:
         raise
@@ -65,7 +74,13 @@ def read_weights(folder: Path) -> Weights:
         raise CheckpointError(
             f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
         ) from error
-    return Weights(models=models, buffers=buffers, metadata=metadata)
+    return Weights(
+        models=models,
+        buffers=buffers,
+        trial_state=trial_state,
+        callback_states=callback_states,
+        metadata=metadata,
+    )
 
 
 def find_model_files(folder: Path) -> list[str]:

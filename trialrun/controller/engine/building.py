@@ -10,6 +10,8 @@ from trialrun._context import TrialContext
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.evaluation import FullDataset
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.foreign_loaders import ForeignTrainingData, ForeignValidationData
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
@@ -32,7 +34,8 @@ class Split(enum.Enum):
 
 
 # Addresses after the trial's constructor, which has 0.
-_ADDRESSES = {Split.TRAINING: 1, Split.VALIDATION: 2, Split.TEST: 3}
+_ADDRESSES = {Split.TRAINING: 1, Split.VALIDATION: 2, Split.TEST: 4}
+_CALLBACKS = 3
 
 
 class SourceBuilder:
@@ -86,20 +89,45 @@ class SourceBuilder:
         _require_one_each(loaders)
         return ForeignTrainingData(loaders, generators=self._generators, warns=self._is_chief)
 
-    def validation(self) -> ValidationSource:
-        """Returns the validation data.
+    def callbacks(self) -> Callbacks:
+        """Returns the trial's callbacks.
+
+        Raises:
+            InvalidTrialError: The trial returned something else.
+        """
+        callbacks = self._call(self._trial.build_callbacks, _CALLBACKS, 0)
+        return Callbacks(callbacks, self._generators, self._execution)
+
+    def validation(self) -> ValidationSource | FullDataset:
+        """Returns the validation data, as the trial evaluates it: batch by batch, or all at once.
 
         Raises:
             InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
         """
         return self.evaluated(self.build(Split.VALIDATION), Split.VALIDATION)
 
-    def evaluated(self, loader: Any, split: Split) -> ValidationSource:
-        """Returns the batches of a loader that the trial built, to be evaluated.
+    def evaluated(self, loader: Any, split: Split) -> ValidationSource | FullDataset:
+        """Returns what a loader gives, to be evaluated batch by batch, or all at once.
 
         Args:
             loader: What the trial returned.
             split: Which data it was asked for.
+
+        Raises:
+            InvalidTrialError: It is a loader that is not allowed, or wrong.
+        """
+        if type(self._trial).evaluate_full_dataset is Trial.evaluate_full_dataset:
+            return self.batches(loader, split)
+        if not isinstance(loader, DataLoader):
+            self._require_allowed(loader, split)
+        try:
+            num_records = len(loader.dataset)
+        except (AttributeError, TypeError):  # a loader without a dataset, or one without a length
+            num_records = 0
+        return FullDataset(loader=loader, num_records=num_records)
+
+    def batches(self, loader: Any, split: Split) -> ValidationSource:
+        """Returns the batches of a loader, each once.
 
         Raises:
             InvalidTrialError: It is a loader that is not allowed, or wrong.
@@ -115,9 +143,11 @@ class SourceBuilder:
         )
 
     def build(self, split: Split, slot: int = 0) -> Any:
-        """Returns what the trial's method returns."""
-        build: Callable[[], Any] = getattr(self._trial, split.method)
-        self._generators.enter(Stream.MODEL, _ADDRESSES[split])
+        """Returns the loader that the trial builds, of whatever kind."""
+        return self._call(getattr(self._trial, split.method), _ADDRESSES[split], slot)
+
+    def _call(self, build: Callable[[], Any], address: int, slot: int) -> Any:
+        self._generators.enter(Stream.MODEL, address)
         self._execution.acting_slot = slot
         try:
             return build()

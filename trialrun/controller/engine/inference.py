@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +12,14 @@ import torch
 from trialrun._batch_contents import to_device
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError, TrialrunError
-from trialrun._trial import Trial
+from trialrun._fetching import RecordIds
+from trialrun._trial import Trial, signature_of
+from trialrun.controller import plain
+from trialrun.controller.checkpoints.contents import read_contents
+from trialrun.controller.checkpoints.weights import Weights
 from trialrun.controller.engine.building import SourceBuilder, Split
+from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.evaluation import Evaluated, Evaluator
-from trialrun.controller.engine.fetching import RecordIds
 from trialrun.controller.engine.prediction_data import (
     DescribedData,
     LoaderData,
@@ -22,8 +28,9 @@ from trialrun.controller.engine.prediction_data import (
 from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.engine.schedule import BoundaryWishes
 from trialrun.controller.engine.slots import SlotError
-from trialrun.controller.engine.stopping import Agreement
-from trialrun.controller.trial_file import signature_of
+from trialrun.controller.engine.snapshot import as_callbacks_want_it
+from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.weights import load_weights
 from trialrun.samplers.addresses import Stream
 
 
@@ -36,16 +43,24 @@ class RawPrediction(NamedTuple):
 
 
 class Inference:
-    """Evaluates a trained trial, or asks it for predictions; all slots are in this process.
+    """A trial in this process, which executes all its slots, and a checkpoint for it.
 
     Args:
         runtime: The trial's surroundings, with its clock at the checkpoint.
-        trial: The user's trial, its models restored and in eval mode.
+        trial: The user's trial, newly built.
+        folder: The checkpoint, or an export.
+        weights: What it holds.
     """
 
-    def __init__(self, runtime: Runtime, trial: Trial) -> None:
-        self._runtime = runtime
-        self._trial = trial
+    runtime: Runtime
+    trial: Trial
+    weights: Weights
+
+    def __init__(self, runtime: Runtime, trial: Trial, folder: Path, weights: Weights) -> None:
+        self.runtime = runtime
+        self.trial = trial
+        self.weights = weights
+        self._folder = folder
         self._builder = SourceBuilder(
             trial,
             runtime.context,
@@ -55,37 +70,56 @@ class Inference:
             is_chief=True,
         )
 
-    def evaluate(self, split: Split) -> Evaluated:
-        """Runs ``evaluate_batch`` over the data, exactly as a validation in training does.
+    def restore(self) -> None:
+        """Gives the trial its weights and its own state; models are in eval mode afterwards.
+
+        Callbacks may change what is loaded (``on_checkpoint_load_start``); nothing else of them is
+        called.
 
         Raises:
+            CheckpointError: The checkpoint does not fit the trial.
+        """
+        self._restore(self._builder.callbacks())
+
+    def evaluate(self, split: Split) -> Evaluated:
+        """Evaluates data exactly as a validation in training does, on a trial not restored yet.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the trial.
             InvalidTrialError: The trial has no such data.
             SlotError: User code raised.
         """
         self._require_data(split)
-        data = self._builder.evaluated(self._build(split), split)
-        runtime, context, execution = self._runtime, self._runtime.context, self._runtime.execution
-        execution.set_up(self._trial, context, execution.epoch_length)
-        try:
-            evaluated = Evaluator(
-                trial=self._trial,
-                models=context.models,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
-                data=data,
-                slots=execution.slot_numbers,
-                execution=execution,
-                generators=runtime.generators,
-                collectives=runtime.collectives,
-                agreement=Agreement(
-                    runtime.collectives,
-                    BoundaryWishes(runtime.stop_request, None),
-                    execution.meetings,
-                ),
-                device=runtime.device,
-            ).evaluate()
-        finally:
-            execution.close()
-        assert evaluated is not None, "nobody asks it to stop"
+        runtime, context, execution = self.runtime, self.runtime.context, self.runtime.execution
+        # All in the order in which an attempt that resumes there does it.
+        callbacks = self._builder.callbacks()
+        with callbacks.failure_told():
+            uuid = self.weights.metadata.get("uuid")
+            callbacks.call("on_trial_startup", execution.initial_batch, uuid)
+            data = self._builder.evaluated(self._build(split), split)
+            execution.set_up(self.trial, context, execution.epoch_length, callbacks)
+            try:
+                callbacks.load_state_dict(self._restore(callbacks))
+                evaluated = Evaluator(
+                    trial=self.trial,
+                    models=context.models,
+                    reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
+                    data=data,
+                    slots=execution.slot_numbers,
+                    execution=execution,
+                    generators=runtime.generators,
+                    collectives=runtime.collectives,
+                    # Not the trial's own wish: there is no training that it could stop.
+                    agreement=Agreement(
+                        runtime.collectives, BoundaryWishes(StopRequest(), None), execution.meetings
+                    ),
+                    callbacks=callbacks,
+                    device=runtime.device,
+                ).evaluate()
+            finally:
+                execution.close()
+        callbacks.shut_down()
+        assert evaluated is not None, "nobody can ask it to stop"
         return evaluated
 
     def prediction_data(self, split: Split) -> PredictionData:
@@ -99,14 +133,14 @@ class Inference:
         self._require_data(split)
         loader = self._build(split)
         if isinstance(loader, DataLoader):
-            return DescribedData(loader, self._runtime.settings.seed)
+            return DescribedData(loader, self.runtime.settings.seed)
         if split is Split.TRAINING:
             raise InvalidTrialError(
                 f"{split.method} returned a {type(loader).__name__}, one for each slot, whose "
                 "records have no indices. Predictions of training data need a trialrun.DataLoader; "
                 "or return the loader from build_test_data_loader too, and give --data test."
             )
-        return LoaderData(self._builder.evaluated(loader, split), self._trial)
+        return LoaderData(self._builder.batches(loader, split), self.trial)
 
     def predictions(self, data: PredictionData) -> Iterator[RawPrediction]:
         """Iterates over what ``predict_batch`` returns, batch by batch.
@@ -114,14 +148,14 @@ class Inference:
         Raises:
             SlotError: User code raised.
         """
-        execution, generators = self._runtime.execution, self._runtime.generators
+        execution, generators = self.runtime.execution, self.runtime.generators
         for batch_idx, records, batch in data:
-            execution.acting_slot = batch_idx % self._runtime.settings.num_slots
+            execution.acting_slot = batch_idx % self.runtime.settings.num_slots
             generators.enter(Stream.VALIDATION, batch_idx)
             try:
                 with torch.no_grad():
-                    moved = to_device(batch, self._runtime.device)
-                    returned = self._trial.predict_batch(batch=moved, batch_idx=batch_idx)
+                    moved = to_device(batch, self.runtime.device)
+                    returned = self.trial.predict_batch(batch=moved, batch_idx=batch_idx)
             except TrialrunError:
                 raise
             except (Exception, SystemExit) as error:
@@ -129,6 +163,20 @@ class Inference:
             finally:
                 execution.acting_slot = None
             yield RawPrediction(batch_idx, records, returned)
+
+    def _restore(self, callbacks: Callbacks) -> Mapping[str, Any]:
+        """Restores models and trial; returns the callbacks' states."""
+        weights, states = self.weights, self.weights.callback_states
+        if states is not None and callbacks.listen_to("on_checkpoint_load_start"):
+            contents, states = as_callbacks_want_it(read_contents(self._folder), callbacks)
+            weights = dataclasses.replace(weights, models=contents.models)
+        else:
+            states = plain.restore(states or {})
+        load_weights(self.runtime.context.models, weights)
+        self.trial.load_state_dict(plain.restore(weights.trial_state))
+        for model in self.runtime.context.models:
+            model.eval()
+        return states
 
     def _build(self, split: Split) -> Any:
         # In the order of training: a trial may keep in one method what the next needs.
@@ -143,9 +191,9 @@ class Inference:
             self._require_written(split.method, f"--data {split.value}")
 
     def _require_written(self, method: str, purpose: str) -> None:
-        cls = type(self._trial)
+        cls = type(self.trial)
         if getattr(cls, method) is getattr(Trial, method):
             raise InvalidTrialError(
                 f"{cls.__name__} has no {method}, which {purpose} needs. Write:\n"
-                f"    def {method}{signature_of(method)}: ..."
+                f"    {signature_of(method)}: ..."
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,6 +88,15 @@ def to_floats(rows: Sequence[Scalars]) -> list[dict[str, float]]:
     ]
 
 
+class Reduced(NamedTuple):
+    """The training metrics of a reporting period."""
+
+    means: dict[str, float]
+    """Over batches and slots."""
+    batches: list[dict[str, float]]
+    """For each batch the means over slots, where they were asked for."""
+
+
 class TrainingWindow:
     """The metrics of the batches since the last report, for the slots of this process.
 
@@ -108,8 +117,11 @@ class TrainingWindow:
         """Keeps one slot's metrics of one batch."""
         self._rows[slot].append(metrics)
 
-    def reduce(self) -> dict[str, float]:
+    def reduce(self, *, with_batches: bool = False) -> Reduced:
         """Returns each metric's mean over batches and slots, on every process, and starts anew.
+
+        Args:
+            with_batches: Whether the means of each batch are wanted too.
 
         Raises:
             InvalidMetricError: The names differ between batches or slots.
@@ -117,9 +129,9 @@ class TrainingWindow:
         gathered = self._collectives.gather(self._take(), "training metrics")
         means = None
         if gathered is not None:
-            means = _means([table for tables in gathered for table in tables])
-        result: dict[str, float] = self._collectives.broadcast(means, "training metrics")
-        return result
+            all_tables = [table for tables in gathered for table in tables]
+            means = (_means(all_tables), _batch_means(all_tables) if with_batches else [])
+        return Reduced(*self._collectives.broadcast(means, "training metrics"))
 
     def slot_state(self, slot: int) -> list[dict[str, float]]:
         """Returns the slot's part of the window, for a checkpoint within it."""
@@ -154,6 +166,15 @@ def _means(tables: Sequence[_Table]) -> dict[str, float]:
     names = tables[0][0]
     by_name = dict(zip(sorted(names), columns, strict=True))
     return {name: _sum(by_name[name]) / len(by_name[name]) for name in names}
+
+
+def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
+    """Returns for each batch the means over all slots."""
+    names = tables[0][0]
+    columns = {name: column for column, name in enumerate(sorted(names))}
+    # Shape (batches, names, slots).
+    cube = torch.stack([values for _, values in tables], dim=2).tolist()
+    return [{name: _sum(row[columns[name]]) / len(tables) for name in names} for row in cube]
 
 
 def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trialrun._data_loader import DataLoader
+from trialrun._fetching import RecordIds
 from trialrun._trial import Trial
-from trialrun.controller.engine.fetching import RecordIds
 from trialrun.controller.engine.loaders import AddressedBatches, BatchAddress
 from trialrun.controller.engine.order import DataOrder
 from trialrun.controller.engine.sources import ValidationSource

@@ -16,12 +16,10 @@ from trialrun.controller.bookkeeping import (
     TrialRow,
 )
 from trialrun.controller.checkpoints.identity import RunIdentity
-from trialrun.controller.engine.building import Split
 from trialrun.controller.engine.devices import device_name, prepare_device
-from trialrun.controller.engine.evaluation import Evaluated
 from trialrun.controller.engine.inference import Inference
 from trialrun.controller.inference.selection import select_checkpoint
-from trialrun.controller.inference.trained import TrainedTrial, open_trained
+from trialrun.controller.inference.trained import open_trained
 from trialrun.controller.liveness import trial_of_experiment
 from trialrun.controller.trial_source import source_warnings, trial_file_of
 
@@ -36,7 +34,7 @@ class OpenedCheckpoint:
         experiment: The experiment.
         trial: Its trial.
         checkpoint: The checkpoint.
-        inference: The trial with its weights.
+        inference: The trial, not restored yet.
         device: Where it computes.
     """
 
@@ -48,7 +46,7 @@ class OpenedCheckpoint:
 
 
 def open_checkpoint(database: Database, experiment_id: int, which: str) -> OpenedCheckpoint:
-    """Builds the trial of an experiment with the weights of a checkpoint, as it was configured.
+    """Builds the trial of an experiment for a checkpoint, as it was configured.
 
     Args:
         database: Where it is recorded.
@@ -57,7 +55,7 @@ def open_checkpoint(database: Database, experiment_id: int, which: str) -> Opene
 
     Raises:
         BookkeepingError: There is no such experiment or checkpoint.
-        CheckpointError: It is not whole, or does not fit the trial.
+        CheckpointError: It is not whole.
         InvalidTrialError: The trial's file is gone.
         Exception: Whatever the user's code raises.
     """
@@ -73,22 +71,12 @@ def open_checkpoint(database: Database, experiment_id: int, which: str) -> Opene
         experiment=experiment,
         trial=trial,
         checkpoint=checkpoint,
-        inference=Inference(opened.runtime, opened.trial),
+        inference=opened,
         device=device,
     )
 
 
-def evaluate_checkpoint(opened: OpenedCheckpoint, split: Split) -> Evaluated:
-    """Evaluates data exactly as a validation at this checkpoint did, on all slots.
-
-    Raises:
-        InvalidTrialError: The trial has no such data.
-        SlotError: User code raised.
-    """
-    return opened.inference.evaluate(split)
-
-
-def _differences(opened: TrainedTrial, device: torch.device) -> list[str]:
+def _differences(opened: Inference, device: torch.device) -> list[str]:
     """Returns a sentence for each difference that may change the last digits."""
     recorded: dict[str, Any] = opened.weights.metadata["identity"]
     here = dataclasses.replace(

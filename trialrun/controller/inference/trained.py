@@ -1,9 +1,8 @@
-"""A trained trial in this process: the user's object, with the weights of a checkpoint."""
+"""Builds the trial of a checkpoint in this process, from what the checkpoint says of itself."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import random
 from collections.abc import Iterator, Mapping
@@ -14,30 +13,16 @@ import numpy as np
 import torch
 
 from trialrun._errors import CheckpointError, InvalidTrialError
-from trialrun._trial import Trial
-from trialrun.controller.checkpoints.weights import Weights, read_weights
+from trialrun._trial import Trial, require_complete
+from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.inference import Inference
+from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.engine.weights import load_weights
 from trialrun.controller.inference.selection import locate_checkpoint
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.controller.trial_source import find_trial_file
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainedTrial:
-    """A trial with the weights of a checkpoint, and what it was built with.
-
-    Args:
-        runtime: Its surroundings: one process that executes all slots.
-        trial: The user's object; its models are in eval mode.
-        weights: What the checkpoint holds.
-    """
-
-    runtime: Runtime
-    trial: Trial
-    weights: Weights
 
 
 def load_trial(
@@ -76,7 +61,9 @@ def load_trial(
     folder = locate_checkpoint(checkpoint, home, db)
     chosen = _default_device() if device is None else torch.device(device)
     with _unchanged_process(chosen):
-        return open_trained(folder, device=chosen, trial_class=trial_class, hparams=hparams).trial
+        opened = open_trained(folder, device=chosen, trial_class=trial_class, hparams=hparams)
+        opened.restore()
+    return opened.trial
 
 
 def open_trained(
@@ -86,8 +73,8 @@ def open_trained(
     trial_class: type[Trial] | None = None,
     trial_file: Path | None = None,
     hparams: Mapping[str, Any] | None = None,
-) -> TrainedTrial:
-    """Builds a trial with the weights of a checkpoint; threads become those of training.
+) -> Inference:
+    """Builds the trial of a checkpoint, not restored yet; threads become those of training.
 
     Args:
         folder: The checkpoint.
@@ -97,7 +84,7 @@ def open_trained(
         hparams: Hyperparameters that take the place of recorded ones.
 
     Raises:
-        CheckpointError: It cannot be read, does not fit, or does not say what is needed.
+        CheckpointError: It cannot be read, or does not say what is needed.
         InvalidTrialError: The trial breaks a rule.
         Exception: Whatever the user's code raises.
     """
@@ -130,11 +117,10 @@ def open_trained(
             raise InvalidTrialError(
                 f"trial_class={cls!r} is no Trial. Give the class that was trained."
             )
+        require_complete(cls, "trial_class")
+    prepare_data(cls, values, runtime.collectives)
     trial = runtime.at_first_address(lambda: cls(runtime.context))
-    load_weights(runtime.context.models, weights)
-    for model in runtime.context.models:
-        model.eval()
-    return TrainedTrial(runtime=runtime, trial=trial, weights=weights)
+    return Inference(runtime, trial, folder, weights)
 
 
 class _Facts:
