@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import socket
@@ -40,7 +41,6 @@ from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.liveness import TrialFolder, bury, clear_leftovers, trial_of_experiment
-from trialrun.controller.trial_source import hash_source, source_warnings
 from trialrun.controller.warm_start import find_weights, weights_folder
 
 _LOCK_WAIT_SECONDS = 3.0
@@ -78,7 +78,7 @@ def submit_experiment(
         description=config.description,
         trial_file=trial_file,
         trial_class=trial_class or "",
-        trial_source_hash=hash_source(trial_file),
+        trial_source_hash=_hash_source(trial_file),
         config=config.to_json(),
         hyperparameters=config.hyperparameters,
         seed=config.seed,
@@ -217,6 +217,17 @@ def _newest_whole_checkpoint(
     return None, warnings
 
 
+def source_warnings(experiment: ExperimentRow) -> list[str]:
+    """Returns what to warn of where the user's file is no longer what was recorded."""
+    path = Path(experiment.trial_file)
+    if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
+        return [
+            f"{path} has changed since experiment {experiment.id} was submitted: results may "
+            f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
+        ]
+    return []
+
+
 @contextmanager
 def _recorded_end(database: Database, attempt: AttemptRow) -> Iterator[None]:
     """Records the end of an attempt that nobody else has recorded, because something broke."""
@@ -247,6 +258,10 @@ def _runs_already(experiment: ExperimentRow) -> str:
         f"Experiment {experiment.id} runs already. Pause it first (trialrun pause "
         f"{experiment.id}), or look at it (trialrun show {experiment.id})."
     )
+
+
+def _hash_source(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _git_commit(folder: Path) -> str | None:

@@ -9,10 +9,11 @@ from recorded_run import RecordedRun, submit_recorded, train_recorded
 from support import TRIALS
 
 from trialrun import BookkeepingError, CheckpointError, InvalidTrialError
-from trialrun.controller.bookkeeping import CheckpointState, mark_checkpoint
+from trialrun.controller.bookkeeping import CheckpointState, ExperimentRow, mark_checkpoint
 from trialrun.controller.engine.building import Split
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.inference.evaluating import open_checkpoint
+from trialrun.controller.trial_source import trial_file_of
 
 
 def evaluated(run: RecordedRun, which: str, split: Split = Split.VALIDATION) -> dict[str, float]:
@@ -135,3 +136,14 @@ def test_users_errors_keep_their_cause(tmp_path: Path) -> None:
     with pytest.raises(SlotError) as caught:
         evaluated(run, "latest")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_scripts_experiment_is_for_load_trial(trained: RecordedRun) -> None:
+    row = trained.experiment
+    by_script = ExperimentRow(id=row.id, trial_file=row.trial_file, trial_class="__main__:Digits")
+    with pytest.raises(
+        InvalidTrialError,
+        match=r"^Experiment 1 was trained by a script of yours, which alone can make its Digits\. "
+        r"Load it there with trialrun\.load_trial\(UUID, trial_class=\.\.\.\)\.$",
+    ):
+        trial_file_of(by_script)

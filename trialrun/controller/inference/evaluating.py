@@ -18,10 +18,11 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.engine.devices import device_name, prepare_device
 from trialrun.controller.engine.inference import Inference
+from trialrun.controller.experiments import source_warnings
 from trialrun.controller.inference.selection import select_checkpoint
 from trialrun.controller.inference.trained import open_trained
 from trialrun.controller.liveness import trial_of_experiment
-from trialrun.controller.trial_source import source_warnings, trial_file_of
+from trialrun.controller.trial_source import trial_file_of
 
 logger = logging.getLogger(__name__)
 
