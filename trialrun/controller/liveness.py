@@ -29,6 +29,7 @@ from trialrun.controller.checkpoints.folders import remove_leftovers
 from trialrun.controller.launch.lock import TrialLock
 
 _POLL_SECONDS = 0.05
+_WAIT_SECONDS = 0.2
 _KILL_WAIT_SECONDS = 30.0
 
 
@@ -121,6 +122,19 @@ def pause_experiment(database: Database, experiment_id: int, wait: bool = True) 
     request_stop(database, attempt.id)
     while wait and running_attempts(database, trial_id=trial.id):
         time.sleep(_POLL_SECONDS)
+        bury_dead_attempts(database)
+    return get_trial(database, trial.id)
+
+
+def wait_for_experiment(database: Database, experiment_id: int) -> TrialRow:
+    """Waits until an experiment does not run, and returns its trial as it is then.
+
+    Raises:
+        BookkeepingError: There is no such experiment.
+    """
+    _, trial = trial_of_experiment(database, experiment_id)
+    while running_attempts(database, trial_id=trial.id):
+        time.sleep(_WAIT_SECONDS)
         bury_dead_attempts(database)
     return get_trial(database, trial.id)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trialrun._callback import Callback
 from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.slots import SlotError
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,17 @@ class Callbacks:
             epoch, batch_in_epoch = divmod(batch + 1, epoch_length)
             if batch_in_epoch == 0:
                 self.call("on_training_epoch_end", epoch - 1)
+
+    @contextlib.contextmanager
+    def failure_told(self) -> Iterator[None]:
+        """Tells every callback when the block fails, and that it is the end."""
+        try:
+            yield
+        except BaseException as error:
+            is_users = isinstance(error, SlotError) and error.__cause__ is not None
+            self.fail(error.__cause__ if is_users else error)  # type: ignore[arg-type]  # is there
+            self.shut_down()
+            raise
 
     def fail(self, exception: BaseException) -> None:
         """Tells every callback why training ended; none can hide that by failing itself."""

@@ -117,9 +117,10 @@ class Execution(Engine):
         self._batches_completed = 0
         self._epoch_length = 1
 
-    def begin_at(self, batches_completed: int) -> None:
-        """Sets the clock to where this attempt begins."""
+    def begin_at(self, batches_completed: int, epoch_length: int = 1) -> None:
+        """Sets the clock to where this attempt begins, or to where a trial to look at stands."""
         self._initial_batch = self._batches_completed = batches_completed
+        self._epoch_length = epoch_length
 
     def set_up(
         self,

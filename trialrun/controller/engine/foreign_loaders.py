@@ -95,6 +95,7 @@ class ForeignValidationData(ValidationSource):
         loader: The loader.
         slots: The slots of this process.
         generators: The process's random generators.
+        method: The trial's method that returned it.
 
     Raises:
         InvalidDataLoaderError: The loader cannot be iterated over.
@@ -102,8 +103,15 @@ class ForeignValidationData(ValidationSource):
 
     is_lockstep = False
 
-    def __init__(self, loader: Any, *, slots: range, generators: Generators) -> None:
-        _require_iterable(loader, "build_validation_data_loader")
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        slots: range,
+        generators: Generators,
+        method: str = "build_validation_data_loader",
+    ) -> None:
+        _require_iterable(loader, method)
         self._loader = loader
         self._has_slot_0 = 0 in slots
         self._generators = generators

@@ -78,7 +78,7 @@ class _Addresses(Sampler[BatchAddress]):
         return self._make()
 
 
-class _Batches:
+class AddressedBatches:
     """Batches of a stream of addresses, loaded here or by worker processes."""
 
     def __init__(
@@ -190,7 +190,7 @@ class TrainingData(TrainingSource):
         self._slots = slots
         self._order = order.training(num_slots)
         self._shares = [self._order.sequence(slot) for slot in slots]
-        self._batches: _Batches | None = None
+        self._batches: AddressedBatches | None = None
 
     def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
         """Returns the chain of samplers that all slots share."""
@@ -209,7 +209,7 @@ class TrainingData(TrainingSource):
                 # Blocks grow, so that the first batch does not wait for thousands.
                 start, length = start + length, min(4 * length, self._block_batches)
 
-        self._batches = _Batches(self._loader, self._seed, Stream.DATA, make_addresses)
+        self._batches = AddressedBatches(self._loader, self._seed, Stream.DATA, make_addresses)
         return iter(self._batches)
 
     def close(self) -> None:
@@ -252,7 +252,7 @@ class ValidationData(ValidationSource):
                         (row,) = batches.take(batch, batch + 1)
                         yield BatchAddress(batch, 0, row)
 
-        self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
+        self._batches = AddressedBatches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 
     def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: (slot, batch number, batch) of each slot that has one."""

@@ -24,11 +24,13 @@ from trialrun._trial import Trial
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
+from trialrun.controller.engine.devices import device_name
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
@@ -36,7 +38,6 @@ from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reporting import Journal, Reporter
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
-from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
@@ -46,6 +47,7 @@ from trialrun.controller.engine.tensorboard_log import (
     TensorBoardLog,
     TensorBoardSink,
 )
+from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
@@ -65,6 +67,7 @@ class TrialSpec:
         metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
         resume_from: The folder of the checkpoint to go on from.
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
+        warm_start_from: The folder of the weights to begin with, where nothing is resumed.
     """
 
     trial_file: Path
@@ -75,6 +78,7 @@ class TrialSpec:
     metadata: dict[str, Any]
     resume_from: Path | None = None
     tensorboard: Path | None = None
+    warm_start_from: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -144,7 +148,7 @@ class TrialSession:
             is_chief=runtime.collectives.is_chief,
         )
         self._callbacks = builder.callbacks()
-        with self._failure_told():
+        with self._callbacks.failure_told():
             checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
             self._callbacks.call("on_trial_startup", self._execution.initial_batch, checkpoint_uuid)
             self._build(
@@ -246,6 +250,7 @@ class TrialSession:
             collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
+                "epoch_length": self.plan.epoch_length,
                 "versions": _versions(),
                 **metadata,
             },
@@ -265,7 +270,7 @@ class TrialSession:
         # A callback may write events when the trial is shut down.
         with contextlib.closing(self._tensorboard_log):
             try:
-                with self._failure_told(), self._profiler or contextlib.nullcontext():
+                with self._callbacks.failure_told(), self._profiler or contextlib.nullcontext():
                     self._callbacks.call("on_training_start")
                     outcome = self._loop.run()
             finally:
@@ -275,17 +280,6 @@ class TrialSession:
                     self._validation_data.close()
             self._callbacks.shut_down()
         return outcome
-
-    @contextlib.contextmanager
-    def _failure_told(self) -> Iterator[None]:
-        """Tells the callbacks when the block fails, and that it is the end."""
-        try:
-            yield
-        except BaseException as error:
-            is_users = isinstance(error, SlotError) and error.__cause__ is not None
-            self._callbacks.fail(error.__cause__ if is_users else error)  # type: ignore[arg-type]  # is there
-            self._callbacks.shut_down()
-            raise
 
     @property
     def batches_completed(self) -> int:
@@ -330,6 +324,14 @@ def open_session(
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = runtime.at_first_address(lambda: trial_class(runtime.context))
+    if contents is None and spec.warm_start_from is not None:
+        left = warm_start(
+            runtime.context.models,
+            read_weights(spec.warm_start_from),
+            spec.config.from_checkpoint_partial,
+        )
+        if left and collectives.is_chief:
+            logger.warning("Weights that were not taken: %s.", "; ".join(left))
     return TrialSession(
         runtime,
         trial,
@@ -428,11 +430,7 @@ def _make_identity(
         aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
         device_type=device.type,
-        device_name=(
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else torch.backends.cpu.get_cpu_capability()
-        ),
+        device_name=device_name(device),
         intra_op_threads=settings.intra_op_threads,
         torch_version=torch.__version__,
     )
