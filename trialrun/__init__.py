@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trialrun import samplers
     from trialrun._batch_contents import data_length, to_device
+    from trialrun._callback import Callback
     from trialrun._context import TrialContext
     from trialrun._data_loader import DataLoader
     from trialrun._errors import (
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from trialrun._reducers import MetricReducer, Reducer
     from trialrun._trial import Trial
     from trialrun._units import Batch, Epoch, Time
+    from trialrun.controller.inference.trained import load_trial
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Batch",
     "BookkeepingError",
+    "Callback",
     "CheckpointError",
     "ConfigurationError",
     "DataLoader",
@@ -51,6 +54,7 @@ __all__ = [
     "TrialContext",
     "TrialrunError",
     "data_length",
+    "load_trial",
     "samplers",
     "to_device",
 ]
@@ -58,6 +62,7 @@ __all__ = [
 _HOMES = {
     "Batch": "_units",
     "BookkeepingError": "_errors",
+    "Callback": "_callback",
     "CheckpointError": "_errors",
     "ConfigurationError": "_errors",
     "DataLoader": "_data_loader",
@@ -75,6 +80,7 @@ _HOMES = {
     "TrialContext": "_context",
     "TrialrunError": "_errors",
     "data_length": "_batch_contents",
+    "load_trial": "controller.inference.trained",
     "to_device": "_batch_contents",
 }
 

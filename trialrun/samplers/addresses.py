@@ -68,7 +68,11 @@ class Stream(enum.IntEnum):
     """The order of the batches within a pool (``LengthGroupedBatchSampler``)."""
     FOREIGN = 9
     """A sampler from elsewhere, for each pass (major) and each of its generators (minor)."""
-    OPTIMIZER = 11
+    CALLBACK = 10
+    """Callbacks, for each batch (major) and each event and callback (minor)."""
+    REDUCER = 11
+    """A metric reducer, for each report's batch (major) and slot, or S across slots (minor)."""
+    OPTIMIZER = 12
     """What a step draws for all slots together, for each batch (major) and step in it (minor)."""
 
 

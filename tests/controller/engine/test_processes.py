@@ -33,6 +33,7 @@ SPECS: dict[str, TrialSpec] = {
         "scaled.py", slots=4, hyperparameters={"way": "float16"}, max_length="12ba"
     ),
     "bfloat16 on 4": make_spec("scaled.py", slots=4, hyperparameters={"way": "bfloat16"}),
+    "measuring on 4": make_spec("measuring.py", slots=4, reporting_period="5ba"),
     "streaming on 4": make_spec("streaming.py", slots=4, hyperparameters={"loader": "dataset"}),
     # Shards of 4, 4, 3 and 3 records.
     "uneven streams on 4": make_spec(
@@ -87,11 +88,6 @@ class Contract:
         gathered_chunks = collectives.all_gather(torch.tensor([rank, rank + 0.5]))
         assert gathered_chunks.tolist() == [r + half for r in range(size) for half in (0, 0.5)]
         return True
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("launches"))
 
 
 @pytest.fixture(scope="module")

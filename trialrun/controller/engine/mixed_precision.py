@@ -17,6 +17,19 @@ import torch
 from trialrun._wrapped import AutomaticAmp
 
 
+def as_it_runs(
+    method: Callable[..., Any], amp: AutomaticAmp | None, device: torch.device
+) -> Callable[..., Any]:
+    """Returns a method of the trial as it runs: under autocast after ``use_amp``.
+
+    Args:
+        method: Computes a forward pass.
+        amp: What the trial asked for.
+        device: Where this process computes.
+    """
+    return method if amp is None else MixedPrecision(amp, device).around(method)
+
+
 class MixedPrecision:
     """Autocast on one type of device.
 

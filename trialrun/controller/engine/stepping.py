@@ -29,11 +29,19 @@ from trialrun.controller.engine.optimization import (
 from trialrun.controller.engine.parameters import parameter_names, require_unshared
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.scaling import Scalers, scaler_label
-from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slots import Slots
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+
+def meeting_places(context: TrialContext) -> list[str]:
+    """Returns what is done where slots meet: at optimizers, then scalers, then schedulers."""
+    return [
+        *(step_label(*numbered) for numbered in enumerate(context.optimizers)),
+        *(scaler_label(index) for index in range(len(context.scalers))),
+        *(scheduler_label(*numbered) for numbered in enumerate(context.lr_schedulers)),
+    ]
 
 
 class Stepping:
@@ -45,6 +53,7 @@ class Stepping:
         aggregation_frequency: Batches in an aggregation window.
         slots: The slots of this process.
         collectives: The processes.
+        meetings: Where they tell each other which step they take, by its ``meeting_places``.
         generators: The process's random generators.
         mixed_precision: What the trial's methods run under after ``use_amp``.
         prepare_thread: Called first in a new thread.
@@ -53,8 +62,6 @@ class Stepping:
         InvalidTrialError: Two optimizers share parameters.
     """
 
-    meetings: Meetings
-    """What the processes tell each other."""
     steps: list[OptimizerSteps]
     """How each wrapped optimizer steps."""
     scalers: Scalers
@@ -70,6 +77,7 @@ class Stepping:
         aggregation_frequency: int,
         slots: Slots,
         collectives: Collectives,
+        meetings: Meetings,
         generators: Generators,
         mixed_precision: MixedPrecision | None,
         prepare_thread: Callable[[], None],
@@ -84,19 +92,9 @@ class Stepping:
         self._batch = 0
         self._num_meetings = 0
         self._is_training_batch = False
-        # The places where processes meet, in this order.
+        # In the order of ``meeting_places``.
         first_scaler = len(context.optimizers)
         first_scheduler = first_scaler + len(context.scalers)
-        self.meetings = Meetings(
-            collectives,
-            slots_each=len(slots.numbers),
-            steps=[
-                *(step_label(*numbered) for numbered in enumerate(context.optimizers)),
-                *(scaler_label(index) for index in range(len(context.scalers))),
-                *(scheduler_label(*numbered) for numbered in enumerate(context.lr_schedulers)),
-            ],
-            num_wishes=len(Event),
-        )
         self.scalers = Scalers(
             context.scalers,
             None if mixed_precision is None else mixed_precision.scaler,
@@ -104,7 +102,7 @@ class Stepping:
             slots=slots,
             window_is_complete=lambda: self._window_is_complete,
             is_training_batch=lambda: self._is_training_batch,
-            announce=lambda index: self.meetings.announce(first_scaler + index),
+            announce=lambda index: meetings.announce(first_scaler + index),
         )
         self.schedules = Schedules(
             context.lr_schedulers,
@@ -112,7 +110,7 @@ class Stepping:
             slots=slots,
             collectives=collectives,
             is_training_batch=lambda: self._is_training_batch,
-            announce=lambda index: self.meetings.announce(first_scheduler + index),
+            announce=lambda index: meetings.announce(first_scheduler + index),
         )
         surroundings = StepSurroundings(
             num_slots=num_slots,
@@ -120,7 +118,7 @@ class Stepping:
             names=names,
             slots=slots,
             collectives=collectives,
-            meetings=self.meetings,
+            meetings=meetings,
             step_scheduler=self.schedules.step,
             prepare_thread=prepare_thread,
             for_all_slots=self._for_all_slots,
@@ -175,11 +173,11 @@ class Stepping:
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
         if self._mixed_precision is None:
-            _backward(loss, gradient, retain_graph, create_graph)
+            plain_backward(loss, gradient, retain_graph, create_graph)
             return
         with self._mixed_precision.suspended():
             scaled = self._mixed_precision.scaled(loss)
-            _backward(scaled, gradient, retain_graph, create_graph)
+            plain_backward(scaled, gradient, retain_graph, create_graph)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, request: StepRequest) -> Any:
         """Takes the step at the end of an aggregation window.
@@ -280,9 +278,10 @@ class Stepping:
                 )
 
 
-def _backward(
+def plain_backward(
     loss: torch.Tensor, gradient: torch.Tensor | None, retain_graph: bool, create_graph: bool
 ) -> None:
+    """Calls ``loss.backward``."""
     loss.backward(  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradient=gradient, retain_graph=retain_graph, create_graph=create_graph
     )
