@@ -96,13 +96,13 @@ def test_one_slot_passes_what_it_likes(tmp_path: Path) -> None:
     [
         (
             '"low"',
-            "train_batch called step() of LR scheduler 0 (Recorder) with a str. With several slots "
-            "its arguments are numbers, of which it gets the mean over slots.",
+            "train_batch called scheduler.step on LR scheduler 0 (Recorder) with a str. With "
+            "several slots its arguments are numbers, of which it gets the mean over slots.",
         ),
         (
             "None if self.context.slot else 1.0",
-            "train_batch called step() of LR scheduler 0 (Recorder) with a number on some slots "
-            "and with None on others.",
+            "train_batch called scheduler.step on LR scheduler 0 (Recorder) with a number on "
+            "some slots and with None on others.",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_scheduler_that_some_slots_alone_step_is_refused(tmp_path: Path) -> No
     source = MANUAL.replace("if batch_idx % 2:", "if self.context.slot == 1:")
     assert refusal(tmp_path, source).startswith(
         "The slots of one batch took different steps: slot 0 finished the batch; slot 1 called "
-        "step() of LR scheduler 0 (StepLR). "
+        "scheduler.step on LR scheduler 0 (StepLR). "
     )
 
 
@@ -131,8 +131,8 @@ def test_a_scheduler_is_stepped_by_its_mode_or_by_the_trial_not_by_both(
 ) -> None:
     source = MANUAL.replace("MANUAL_STEP", mode)
     assert refusal(tmp_path, source, slots=slots) == (
-        f"train_batch called step() of LR scheduler 0 (StepLR), which {mode} steps already. Leave "
-        "the call out, or wrap the scheduler with StepMode.MANUAL_STEP."
+        f"train_batch called scheduler.step on LR scheduler 0 (StepLR), which {mode} steps "
+        "already. Leave the call out, or wrap the scheduler with StepMode.MANUAL_STEP."
     )
 
 

@@ -22,9 +22,10 @@ def meetings_of(process: Collectives) -> Meetings:
 
 
 def message(places: str) -> str:
+    call = "scheduler.step" if "scheduler.step" in places else "step_optimizer"
     return (
         f"The slots of one batch took different steps: {places}. Every slot must call "
-        "step_optimizer equally often and in the same order; do not make it depend on a slot's own "
+        f"{call} equally often and in the same order; do not make it depend on a slot's own "
         "records."
     )
 
@@ -86,7 +87,7 @@ class Uneven:
 
 
 SGD = "step_optimizer on optimizer 0 (SGD)"
-STEP_LR = "step() of LR scheduler 0 (StepLR)"
+STEP_LR = "scheduler.step on LR scheduler 0 (StepLR)"
 ADAM = "step_optimizer on optimizer 1 (Adam)"
 
 

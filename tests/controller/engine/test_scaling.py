@@ -391,8 +391,9 @@ STEP = "self.context.step_optimizer(self.optimizer, scaler=self.scaler)"
         (
             2,
             f"{STEP}\nif self.context.slot == 0:\n    self.scaler.update()",
-            "The slots of one batch took different steps: slot 0 called scaler.update() on scaler "
-            "0; slot 1 finished the batch. ",
+            "The slots of one batch took different steps: slot 0 called scaler.update on scaler 0; "
+            "slot 1 finished the batch. Every slot must call scaler.update equally often and in "
+            "the same order; do not make it depend on a slot's own records.",
         ),
         (
             2,

@@ -23,7 +23,7 @@ from trialrun.controller.engine.slots import Slots
 
 def scheduler_label(index: int, wrapped: LRScheduler) -> str:
     """Returns what a step that the trial takes itself is called in an error."""
-    return f"step() of LR scheduler {index} ({type(wrapped.scheduler).__name__})"
+    return f"scheduler.step on LR scheduler {index} ({type(wrapped.scheduler).__name__})"
 
 
 class Schedules:

@@ -19,7 +19,7 @@ from trialrun.controller.engine.slots import Slots
 
 def scaler_label(index: int) -> str:
     """Returns what an update of this scaler is called in an error."""
-    return f"scaler.update() on scaler {index}"
+    return f"scaler.update on scaler {index}"
 
 
 class Scaling:
