@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trialrun import samplers
     from trialrun._batch_contents import data_length, to_device
+    from trialrun._callback import Callback
     from trialrun._context import TrialContext
     from trialrun._data_loader import DataLoader
     from trialrun._errors import (
@@ -34,6 +35,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Batch",
     "BookkeepingError",
+    "Callback",
     "CheckpointError",
     "ConfigurationError",
     "DataLoader",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "Batch": "_units",
     "BookkeepingError": "_errors",
+    "Callback": "_callback",
     "CheckpointError": "_errors",
     "ConfigurationError": "_errors",
     "DataLoader": "_data_loader",

@@ -99,6 +99,7 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
         return
     config = fields.pop("config")
     fields["slots"], fields["max_length"] = config["slots"], config["max_length"]
+    fields["labels"] = ", ".join(config.get("labels", []))  # older records have none
     print_fields({name: value for name, value in fields.items() if value not in (None, "", {})})
     click.echo()
     columns = ("Attempt", "State", "From batch", "Processes", "Started", "Ended", "Error")

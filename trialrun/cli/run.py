@@ -19,7 +19,12 @@ from trialrun.controller.trial_target import split_target
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--config", "config_file", metavar="FILE.yaml", help="Default: trial.yaml beside it.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE.yaml",
+    help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
+)
 @click.option("--slots", type=int, help="Logical workers that share each batch.")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
 @click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
@@ -48,7 +53,12 @@ def submit(
     from trialrun.cli._submission import read_submission
 
     trial_file, trial_class = split_target(target)
-    config = read_submission(trial_file, config_file, hyperparameters, flags, test_mode)
+    submission = read_submission(
+        trial_file, trial_class, config_file, hyperparameters, flags, test_mode
+    )
+    config, trial_class = submission.config, submission.trial_class
+    if submission.remarks:
+        click.echo(submission.remarks, err=True)
     start_server()
     from trialrun.cli import _train
     from trialrun.controller.experiments import submit_experiment

@@ -13,6 +13,7 @@ from thread_collectives import run_on_threads
 from trialrun import InvalidMetricError, InvalidTrialError, Reducer
 from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.metrics import (
+    Reduced,
     TrainingWindow,
     check_batch_length,
     check_scalars,
@@ -148,7 +149,7 @@ def test_the_mean_is_over_batches_and_slots_on_every_process() -> None:
         for slot in slots:
             fill(window, slot, values[slot])
         assert len(window) == 3
-        result = window.reduce()
+        result = window.reduce().means
         assert len(window) == 0
         return result
 
@@ -166,7 +167,7 @@ def test_the_order_of_batches_changes_no_bit() -> None:
         generator.shuffle(values)
         window = TrainingWindow(range(1), SingleProcess())
         fill(window, 0, values)
-        means.add(window.reduce()["loss"])
+        means.add(window.reduce().means["loss"])
     assert len(means) == 1
     assert len({sum(values[i:] + values[:i]) for i in range(10)}) > 1
 
@@ -183,23 +184,26 @@ def test_the_order_of_batches_changes_no_bit() -> None:
 def test_a_mean_that_is_not_finite_is_reported_as_such(values: list[float], mean: str) -> None:
     window = TrainingWindow(range(1), SingleProcess())
     fill(window, 0, values)
-    assert repr(window.reduce()["loss"]) == mean
+    assert repr(window.reduce().means["loss"]) == mean
 
 
 def test_unequal_batches_weigh_their_records_on_any_number_of_processes() -> None:
     # (records, value) of each batch of each slot
     batches = {0: [(4, 1.0), (1, 0.1)], 1: [(4, 2.0), (3, 1e-9)]}
 
-    def reduce(process: Any) -> dict[str, float]:
+    def reduce(process: Any) -> Reduced:
         slots_each = 2 // process.size
         slots = range(process.rank * slots_each, (process.rank + 1) * slots_each)
         window = TrainingWindow(slots, process)
         for slot in slots:
             for records, value in batches[slot]:
                 window.add(slot, {"loss": value}, records)
-        return window.reduce()
+        return window.reduce(with_batches=True)
 
-    expected = {"loss": math.fsum([4.0, 0.1, 8.0, 3e-9]) / 12}
+    expected = Reduced(
+        {"loss": math.fsum([4.0, 0.1, 8.0, 3e-9]) / 12},
+        [{"loss": 1.5}, {"loss": math.fsum([0.1, 3e-9]) / 4}],
+    )
     assert reduce(SingleProcess()) == expected
     assert run_on_threads(2, reduce) == [expected] * 2
 
@@ -236,7 +240,7 @@ def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
         second.load_slot_state(slot, first.slot_state(slot))
         fill(first, slot, [3.0])
         fill(second, slot, [3.0])
-    assert second.reduce() == first.reduce()
+    assert second.reduce().means == first.reduce().means
 
 
 # Validation.

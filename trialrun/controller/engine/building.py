@@ -9,6 +9,8 @@ from trialrun._context import TrialContext
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.evaluation import FullDataset
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.foreign_loaders import ForeignTrainingData, ForeignValidationData
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
@@ -17,7 +19,7 @@ from trialrun.controller.engine.sources import TrainingSource, ValidationSource
 from trialrun.samplers.addresses import Stream
 
 # Addresses after the trial's constructor, which has 0.
-_TRAINING, _VALIDATION = 1, 2
+_TRAINING, _VALIDATION, _CALLBACKS = 1, 2, 3
 
 
 class SourceBuilder:
@@ -72,20 +74,40 @@ class SourceBuilder:
         _require_one_each(loaders)
         return ForeignTrainingData(loaders, generators=self._generators, warns=self._is_chief)
 
-    def validation(self) -> ValidationSource:
-        """Returns the validation data.
+    def callbacks(self) -> Callbacks:
+        """Returns the trial's callbacks.
+
+        Raises:
+            InvalidTrialError: The trial returned something else.
+        """
+        callbacks = self._call(self._trial.build_callbacks, _CALLBACKS, 0)
+        return Callbacks(callbacks, self._generators, self._execution)
+
+    def validation(self) -> ValidationSource | FullDataset:
+        """Returns the validation data, as the trial evaluates it: batch by batch, or all at once.
 
         Raises:
             InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
         """
         slots = self._execution.slot_numbers
         loader = self._call(self._trial.build_validation_data_loader, _VALIDATION, 0)
+        if type(self._trial).evaluate_full_dataset is not Trial.evaluate_full_dataset:
+            return self._full_dataset(loader)
         if isinstance(loader, DataLoader):
             return ValidationData(
                 loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
             )
         self._require_allowed(loader, "build_validation_data_loader")
         return ForeignValidationData(loader, slots=slots, generators=self._generators)
+
+    def _full_dataset(self, loader: Any) -> FullDataset:
+        if not isinstance(loader, DataLoader):
+            self._require_allowed(loader, "build_validation_data_loader")
+        try:
+            num_records = len(loader.dataset)
+        except (AttributeError, TypeError):  # a loader without a dataset, or one without a length
+            num_records = 0
+        return FullDataset(loader=loader, num_records=num_records)
 
     def _call(self, build: Callable[[], Any], address: int, slot: int) -> Any:
         self._generators.enter(Stream.MODEL, address)

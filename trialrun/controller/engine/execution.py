@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -42,6 +42,16 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+
+class BatchCallbacks(Protocol):
+    """What is called before and after a batch."""
+
+    def begin_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes before a batch."""
+
+    def end_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes after it; the clock still says that it is under way."""
 
 
 class Execution(Engine):
@@ -106,12 +116,18 @@ class Execution(Engine):
         self._initial_batch = self._batches_completed = batches_completed
 
     def set_up(
-        self, trial: Trial, context: TrialContext, epoch_length: int, has_equal_batches: bool
+        self,
+        trial: Trial,
+        context: TrialContext,
+        epoch_length: int,
+        callbacks: BatchCallbacks,
+        has_equal_batches: bool,
     ) -> None:
         """Takes the trial, once everything is wrapped and built."""
         self._has_equal_batches = has_equal_batches
         self._trial = trial
         self._context = context
+        self._callbacks = callbacks
         self._epoch_length = epoch_length
         self.buffers = ModelBuffers(context.models)
         self.reducers = SlotReducers(
@@ -183,6 +199,7 @@ class Execution(Engine):
                 window.add(slot, scalars, length)
 
         self.reducers.begin_batch(batch_idx)
+        self._callbacks.begin_batch(batch_idx, self._epoch_length)
         self.slot_state.begin_batch()
         self.slots.run(learn)
         self.slot_state.end_batch()
@@ -196,6 +213,7 @@ class Execution(Engine):
             step_batch_schedulers(
                 self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
             )
+        self._callbacks.end_batch(batch_idx, self._epoch_length)
         self._batches_completed = batch_idx + 1
 
     def _warn_of_missing_steps(self) -> None:

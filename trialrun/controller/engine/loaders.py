@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, Sampler
 
 from trialrun._data_loader import DataLoader
-from trialrun.controller.engine.fetching import BatchFunction, RecordIds
+from trialrun._fetching import BatchFunction, RecordIds
 from trialrun.controller.engine.order import DataOrder
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.sources import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,6 +116,15 @@ _Row = tuple[int, Scalars]
 """One batch of one slot: its records, and its metrics."""
 
 
+class Reduced(NamedTuple):
+    """The training metrics of a reporting period."""
+
+    means: dict[str, float]
+    """Over the records of all batches and slots."""
+    batches: list[dict[str, float]]
+    """For each batch the means over slots, where they were asked for."""
+
+
 class TrainingWindow:
     """The metrics of the batches since the last report, for the slots of this process.
 
@@ -142,8 +151,11 @@ class TrainingWindow:
         """
         self._rows[slot].append((records, metrics))
 
-    def reduce(self) -> dict[str, float]:
+    def reduce(self, *, with_batches: bool = False) -> Reduced:
         """Returns each metric's mean over the records, on every process, and starts anew.
+
+        Args:
+            with_batches: Whether the means of each batch are wanted too.
 
         Raises:
             InvalidMetricError: The names differ between batches or slots, or there are no records.
@@ -151,9 +163,9 @@ class TrainingWindow:
         gathered = self._collectives.gather(self._take(), "training metrics")
         means = None
         if gathered is not None:
-            means = _means([table for tables in gathered for table in tables])
-        result: dict[str, float] = self._collectives.broadcast(means, "training metrics")
-        return result
+            all_tables = [table for tables in gathered for table in tables]
+            means = (_means(all_tables), _batch_means(all_tables) if with_batches else [])
+        return Reduced(*self._collectives.broadcast(means, "training metrics"))
 
     def slot_state(self, slot: int) -> list[tuple[int, dict[str, float]]]:
         """Returns the slot's part of the window, for a checkpoint within it."""
@@ -207,6 +219,21 @@ def _mean(values: Sequence[float], weights: Sequence[float], kind: str) -> float
     if all(weight == weights[0] for weight in weights):
         return _sum(values) / len(values)
     return _sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+
+
+def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
+    """Returns for each batch the means over all slots."""
+    names = tables[0][0]
+    columns = {name: column for column, name in enumerate(sorted(names), start=1)}
+    # Shape (batches, 1 + names, slots): the records, and then the metrics.
+    cube = torch.stack([values for _, values in tables], dim=2).tolist()
+    return [
+        {
+            name: _mean(row[columns[name]], row[0], "training") if any(row[0]) else math.nan
+            for name in names
+        }
+        for row in cube
+    ]
 
 
 def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:

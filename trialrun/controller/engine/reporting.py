@@ -7,6 +7,7 @@ import math
 import time
 from typing import Protocol
 
+from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.evaluation import Evaluated
 from trialrun.controller.engine.execution import Execution
@@ -54,6 +55,7 @@ class Reporter:
         plan: Says how long an epoch and how large a batch is.
         collectives: The processes.
         journal: Where the chief writes; None elsewhere.
+        callbacks: Told what was reported.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Reporter:
         plan: Plan,
         collectives: Collectives,
         journal: Journal | None,
+        callbacks: Callbacks,
     ) -> None:
         self._execution = execution
         self._window = window
@@ -71,6 +74,7 @@ class Reporter:
         self._plan = plan
         self._collectives = collectives
         self._journal = journal
+        self._callbacks = callbacks
         self._warned: set[str] = set()
         self._restart_speed()
 
@@ -87,7 +91,9 @@ class Reporter:
         """
         if not len(self._window):
             return None
-        metrics = self._add_reducers(self._window.reduce())
+        wants_batches = self._callbacks.listen_to("on_training_workload_end")
+        reduced = self._window.reduce(with_batches=wants_batches)
+        metrics = self._add_reducers(reduced.means)
         self._warn_of_non_finite(metrics, "training")
         if self._journal is not None:
             self._journal.training_metrics(
@@ -96,6 +102,7 @@ class Reporter:
                 metrics=metrics,
                 records_per_second=self._records_per_second(),
             )
+        self._callbacks.call("on_training_workload_end", dict(metrics), reduced.batches)
         self._restart_speed()
         return metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -29,9 +30,11 @@ from trialrun.controller.engine.data_wait import DataWait
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reporting import Journal, Reporter
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
@@ -111,20 +114,47 @@ class TrialSession:
         sink: CheckpointSink | None,
         max_validation_rounds: int | None = None,
     ) -> None:
-        collectives, context = runtime.collectives, runtime.context
-        generators, device = runtime.generators, runtime.device
         self._execution = runtime.execution
-        first_batch = 0 if contents is None else contents.state["batches"]
-        self._execution.begin_at(first_batch)
-        slots = self._execution.slot_numbers
+        self._execution.begin_at(0 if contents is None else contents.state["batches"])
         builder = SourceBuilder(
             trial,
-            context,
-            self._execution,
-            generators,
+            runtime.context,
+            runtime.execution,
+            runtime.generators,
             seed=runtime.settings.seed,
-            is_chief=collectives.is_chief,
+            is_chief=runtime.collectives.is_chief,
         )
+        self._callbacks = builder.callbacks()
+        with self._failure_told():
+            checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
+            self._callbacks.call("on_trial_startup", self._execution.initial_batch, checkpoint_uuid)
+            self._build(
+                runtime,
+                trial,
+                builder,
+                config=config,
+                metadata=metadata,
+                contents=contents,
+                journal=journal,
+                sink=sink,
+                max_validation_rounds=max_validation_rounds,
+            )
+
+    def _build(
+        self,
+        runtime: Runtime,
+        trial: Trial,
+        builder: SourceBuilder,
+        *,
+        config: ExperimentConfig,
+        metadata: dict[str, Any],
+        contents: CheckpointContents | None,
+        journal: Journal | None,
+        sink: CheckpointSink | None,
+        max_validation_rounds: int | None,
+    ) -> None:
+        collectives, context, device = runtime.collectives, runtime.context, runtime.device
+        callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
@@ -133,9 +163,11 @@ class TrialSession:
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
-        self._execution.set_up(trial, context, self.plan.epoch_length, data.has_equal_batches)
+        self._execution.set_up(
+            trial, context, self.plan.epoch_length, callbacks, data.has_equal_batches
+        )
         window = TrainingWindow(slots, collectives)
-        snapshots = Snapshots(context, self._execution, window, data, collectives)
+        snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
         if contents is None:
             collectives.broadcast_tensors(
@@ -165,7 +197,7 @@ class TrialSession:
             config=config,
             plan=self.plan,
             execution=self._execution,
-            batches=data_wait.measured(data.batches_from(first_batch)),
+            batches=data_wait.measured(data.batches_from(self._execution.initial_batch)),
             window=window,
             reporter=Reporter(
                 execution=self._execution,
@@ -173,15 +205,18 @@ class TrialSession:
                 plan=self.plan,
                 collectives=collectives,
                 journal=journal,
+                callbacks=callbacks,
             ),
             evaluator=Evaluator(
                 trial=trial,
                 models=context.models,
                 data=validation_data,
+                slots=slots,
                 execution=self._execution,
-                generators=generators,
+                generators=runtime.generators,
                 collectives=collectives,
                 agreement=agreement,
+                callbacks=callbacks,
                 device=device,
                 max_rounds=max_validation_rounds,
             ),
@@ -189,6 +224,8 @@ class TrialSession:
             progress=progress,
             stopwatch=stopwatch,
             agreement=agreement,
+            callbacks=callbacks,
+            collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
                 "versions": _versions(),
@@ -200,9 +237,24 @@ class TrialSession:
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
         try:
-            return self._loop.run()
+            with self._failure_told():
+                self._callbacks.call("on_training_start")
+                outcome = self._loop.run()
         finally:
             self._execution.close()
+        self._callbacks.shut_down()
+        return outcome
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Tells the callbacks when the block fails, and that it is the end."""
+        try:
+            yield
+        except BaseException as error:
+            is_users = isinstance(error, SlotError) and error.__cause__ is not None
+            self._callbacks.fail(error.__cause__ if is_users else error)  # type: ignore[arg-type]  # is there
+            self._callbacks.shut_down()
+            raise
 
     @property
     def batches_completed(self) -> int:
@@ -245,6 +297,7 @@ def open_session(
     trial_class = runtime.at_first_address(
         lambda: load_trial_class(spec.trial_file, spec.trial_class)
     )
+    prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = runtime.at_first_address(lambda: trial_class(runtime.context))
     return TrialSession(
         runtime,

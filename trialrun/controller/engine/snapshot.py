@@ -9,8 +9,10 @@ import torch
 
 from trialrun._context import TrialContext
 from trialrun._errors import CheckpointError
+from trialrun._trial import Trial
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import CheckpointContents
+from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
@@ -36,6 +38,17 @@ class Progress:
     training_metrics: dict[str, float] | None = None
 
 
+_MODELS, _OPTIMIZERS = "models_state_dict", "optimizers_state_dict"
+_LR_SCHEDULERS, _CALLBACKS = "lr_schedulers_state_dict", "callbacks"
+# What callbacks know of a checkpoint, by the key in its state; models have files of their own.
+_PARTS = {
+    _MODELS: None,
+    _OPTIMIZERS: "optimizers",
+    _LR_SCHEDULERS: "lr_schedulers",
+    _CALLBACKS: "callbacks",
+}
+
+
 class Snapshots:
     """Captures and restores one trial.
 
@@ -44,6 +57,8 @@ class Snapshots:
         execution: Who executes it.
         window: The unfinished reporting period.
         data: The training data, whose loaders may have a state.
+        trial: The user's trial, which may have a state of its own.
+        callbacks: Its callbacks.
         collectives: The processes: each has the unfinished period of its own slots.
     """
 
@@ -53,12 +68,16 @@ class Snapshots:
         execution: Execution,
         window: TrainingWindow,
         data: TrainingSource,
+        trial: Trial,
+        callbacks: Callbacks,
         collectives: Collectives,
     ) -> None:
         self._context = context
         self._execution = execution
         self._window = window
         self._data = data
+        self._trial = trial
+        self._callbacks = callbacks
         self._collectives = collectives
 
     def capture(
@@ -77,14 +96,22 @@ class Snapshots:
             return None
         context = self._context
         schedulers = [wrapped.scheduler for wrapped in context.lr_schedulers]
-        return CheckpointContents(
-            models=[
+        checkpoint = {
+            _MODELS: [
                 {
                     key: plain.snapshot(value, f"model {index}[{key!r}]")
                     for key, value in model.state_dict().items()
                 }
                 for index, model in enumerate(context.models)
             ],
+            _OPTIMIZERS: _state_dicts(context.optimizers, "optimizer"),
+            _LR_SCHEDULERS: _state_dicts(schedulers, "lr_scheduler"),
+            _CALLBACKS: plain.snapshot(self._callbacks.state_dict(), "states of the callbacks"),
+        }
+        self._callbacks.call("on_checkpoint_save_start", checkpoint)
+        added = {name: value for name, value in checkpoint.items() if name not in _PARTS}
+        return CheckpointContents(
+            models=checkpoint[_MODELS],
             state={
                 "batches": self._execution.batches_completed,
                 "stopwatch": stopwatch,
@@ -93,15 +120,18 @@ class Snapshots:
                     plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
                     for index, model in enumerate(context.models)
                 ],
-                "optimizers": _state_dicts(context.optimizers, "optimizer"),
+                "optimizers": checkpoint[_OPTIMIZERS],
                 "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
                 "optimizer_parameters": [self._parameter_names(o) for o in context.optimizers],
                 "modes": [_modes(model) for model in context.models],
                 "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
-                "lr_schedulers": _state_dicts(schedulers, "lr_scheduler"),
+                "lr_schedulers": checkpoint[_LR_SCHEDULERS],
                 "slots": plain.snapshot(
                     [state for states in slot_states for state in states], "slot states"
                 ),
+                "callbacks": checkpoint[_CALLBACKS],
+                "added": plain.snapshot(added, "what on_checkpoint_save_start added"),
+                "trial": plain.snapshot(self._trial.state_dict(), "state_dict() of the trial"),
             },
             metadata=metadata,
         )
@@ -115,7 +145,9 @@ class Snapshots:
         Raises:
             CheckpointError: Names, counts, shapes or types differ; the message says which.
         """
-        context, state = self._context, contents.state
+        context = self._context
+        contents, callback_states = self._as_callbacks_want_it(contents)
+        state = contents.state
         _require_same_count("models", context.models, contents.models)
         _require_same_count("optimizers", context.optimizers, state["optimizers"])
         _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
@@ -140,7 +172,35 @@ class Snapshots:
         for steps, saved in zip(self._execution.steps, state["optimizer_steps"], strict=True):
             steps.load_state_dict(saved)
         self._restore_slots(state["slots"])
+        self._trial.load_state_dict(plain.restore(state["trial"]))
+        self._callbacks.load_state_dict(callback_states)
         return Progress(**plain.restore(state["progress"]))
+
+    def _as_callbacks_want_it(
+        self, contents: CheckpointContents
+    ) -> tuple[CheckpointContents, dict[str, Any]]:
+        """Shows the contents to the callbacks; returns them, and the callbacks' states."""
+        if not self._callbacks.listen_to("on_checkpoint_load_start"):
+            return contents, plain.restore(contents.state["callbacks"])
+        state = contents.state
+        checkpoint = {
+            _MODELS: contents.models,
+            **{name: state[key] for name, key in _PARTS.items() if key is not None},
+            **plain.restore(state["added"]),
+        }
+        checkpoint = {name: plain.restore(value) for name, value in checkpoint.items()}
+        self._callbacks.call("on_checkpoint_load_start", checkpoint)
+        changed = {
+            key: plain.snapshot(checkpoint[name], name)
+            for name, key in _PARTS.items()
+            if key is not None
+        }
+        models = [
+            {key: plain.snapshot(value, f"{_MODELS}[{index}][{key!r}]") for key, value in m.items()}
+            for index, m in enumerate(checkpoint[_MODELS])
+        ]
+        contents = dataclasses.replace(contents, models=models, state={**state, **changed})
+        return contents, checkpoint[_CALLBACKS]
 
     def _own_slot_states(self) -> list[dict[str, Any]]:
         states = []
