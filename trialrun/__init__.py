@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trialrun._reducers import MetricReducer, Reducer
     from trialrun._trial import Trial
     from trialrun._units import Batch, Epoch, Time
+    from trialrun.controller.inference.trained import load_trial
 
 __version__ = "0.1.0.dev0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "TrialContext",
     "TrialrunError",
     "data_length",
+    "load_trial",
     "samplers",
     "to_device",
 ]
@@ -78,6 +80,7 @@ _HOMES = {
     "TrialContext": "_context",
     "TrialrunError": "_errors",
     "data_length": "_batch_contents",
+    "load_trial": "controller.inference.trained",
     "to_device": "_batch_contents",
 }
 

@@ -120,6 +120,29 @@ class Trial(abc.ABC):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027 - no state
         """Takes up what ``state_dict`` returned; called in every process."""
 
+    def build_test_data_loader(self) -> DataLoader:
+        """Returns the description of the test data, which training never asks for; optional.
+
+        ``trialrun evaluate --data test`` and ``trialrun predict --data test`` need it.
+        """
+        raise NotImplementedError("Override build_test_data_loader to have test data.")
+
+    def predict_batch(self, batch: Any, batch_idx: int) -> Any:
+        """Predicts for one batch; gradients are off, models in eval mode; optional.
+
+        ``trialrun predict`` needs it.
+
+        Args:
+            batch: What the collate function made of the records, on the device.
+            batch_idx: The batch's place in the data, counted from 0.
+
+        Returns:
+            A tensor or numeric array whose first dimension is the records of the batch, or a
+            dictionary of names and such tensors or arrays: the same names, types and further
+            dimensions for every batch.
+        """
+        raise NotImplementedError("Override predict_batch to predict.")
+
     def evaluation_reducer(self) -> Reducer | dict[str, Reducer]:
         """Returns how validation metrics are reduced over batches: all alike, or name by name."""
         return Reducer.AVG
@@ -141,10 +164,10 @@ def require_complete(cls: type[Trial], where: str) -> None:
     Raises:
         InvalidTrialError: Methods are missing, with the signatures to write.
     """
-    missing = [_signature(name) for name in sorted(cls.__abstractmethods__)]
+    missing = [signature_of(name) for name in sorted(cls.__abstractmethods__)]
     evaluates = [name for name in _EVALUATIONS if getattr(cls, name) is not getattr(Trial, name)]
     if not evaluates:
-        missing.append(_signature("evaluate_batch"))
+        missing.append(signature_of("evaluate_batch"))
     if missing:
         signatures = "\n".join(f"    {signature}: ..." for signature in sorted(missing))
         raise InvalidTrialError(
@@ -161,6 +184,7 @@ def require_complete(cls: type[Trial], where: str) -> None:
 _EVALUATIONS = ("evaluate_batch", "evaluate_full_dataset")
 
 
-def _signature(name: str) -> str:
+def signature_of(name: str) -> str:
+    """Returns a Trial's method as a user writes its first line, without the colon."""
     parameters = inspect.signature(getattr(Trial, name)).parameters
     return f"def {name}({', '.join(parameters)})"

@@ -118,6 +118,12 @@ class ExperimentConfig(_Section):
     """Batches whose gradients make one optimizer step."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    from_checkpoint: str | None = None
+    """Begin with the weights of this checkpoint: its UUID, or its folder or that of an export."""
+    from_checkpoint_partial: bool = False
+    """Whether weights that do not fit are left as the trial makes them, instead of refused."""
+    tensorboard: bool | None = None
+    """Whether reported metrics are TensorBoard events too; default: where it is installed."""
     silence: list[Advice] = []
     """Advice that is not wanted, by its id."""
     determined: dict[str, Any] = {}
@@ -142,6 +148,11 @@ class ExperimentConfig(_Section):
     def _divisible(self) -> ExperimentConfig:
         if self.processes is not None and self.slots % self.processes:
             raise ValueError(not_divisible(self.slots, self.processes))
+        if self.from_checkpoint_partial and self.from_checkpoint is None:
+            raise ValueError(
+                "from_checkpoint_partial (--partial) says how weights are taken, but "
+                "from_checkpoint (--from-checkpoint) does not say whose. Give both, or neither."
+            )
         size = self.hyperparameters.get("global_batch_size")
         if size is not None:
             try:

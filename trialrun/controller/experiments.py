@@ -41,6 +41,7 @@ from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.liveness import TrialFolder, bury, clear_leftovers, trial_of_experiment
+from trialrun.controller.warm_start import find_weights, weights_folder
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -64,8 +65,13 @@ def submit_experiment(
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
+        CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
     config = config.model_copy(update={"intra_op_threads": num_threads(config)})
+    weights = None
+    if config.from_checkpoint is not None:
+        weights = find_weights(config.from_checkpoint, home)
+        config = config.model_copy(update={"from_checkpoint": weights.name})
     experiment, trial = create_experiment(
         database,
         name=config.name or trial_file.stem,
@@ -88,6 +94,10 @@ def submit_experiment(
             "to another database. Give each database a home of its own, with --home."
         ) from None
     shutil.copy2(trial_file, folder / trial_file.name)
+    if weights is not None:
+        from trialrun.controller.checkpoints.export import copy_weights  # which imports torch
+
+        copy_weights(weights.folder, weights_folder(experiment))
     return experiment, trial
 
 
@@ -157,7 +167,7 @@ def prepared_attempt(
         trial = get_trial(database, trial_id)
         _require_resumable(experiment, trial)
         checkpoint, warnings = _newest_whole_checkpoint(database, trial)
-        warnings += _source_warnings(experiment)
+        warnings += source_warnings(experiment)
         first_batch = checkpoint.batches if checkpoint else 0
         attempt = claim_trial(
             database,
@@ -207,7 +217,8 @@ def _newest_whole_checkpoint(
     return None, warnings
 
 
-def _source_warnings(experiment: ExperimentRow) -> list[str]:
+def source_warnings(experiment: ExperimentRow) -> list[str]:
+    """Returns what to warn of where the user's file is no longer what was recorded."""
     path = Path(experiment.trial_file)
     if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
         return [

@@ -318,3 +318,16 @@ def test_a_validation_without_batches_is_told() -> None:
         "build_validation_data_loader returns: an iterator, which can be gone through once only, "
         "is no loader."
     )
+
+
+def test_the_means_of_each_batch_weigh_their_records_too() -> None:
+    window = TrainingWindow(range(2), SingleProcess())
+    for slot, rows in enumerate([[(1, 5.0), (2, 0.5), (0, 9.0)], [(3, 1.0), (2, 1.5), (0, 9.0)]]):
+        for records, loss in rows:
+            window.add(slot, {"loss": loss, "accuracy": -loss}, records)
+    reduced = window.reduce(with_batches=True)
+    first, second, third = reduced.batches
+    assert (first, second) == ({"loss": 2.0, "accuracy": -2.0}, {"loss": 1.0, "accuracy": -1.0})
+    # No slot has a record of it.
+    assert all(math.isnan(value) for value in third.values())
+    assert reduced.means == {"loss": 1.5, "accuracy": -1.5}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun.controller.engine.callbacks import Callbacks
@@ -63,13 +62,11 @@ class Evaluator:
         models: Its models, which are in eval mode meanwhile.
         data: The validation batches of this process; or, for ``evaluate_full_dataset``, the loader
             that the trial built.
-        slots: The slots of this process.
         execution: Told which slot evaluates; has the reducers' contents.
         generators: Set to each batch's address, so that validating changes nothing in training.
         collectives: The processes.
         agreement: Asked after every round whether to stop.
         callbacks: Called before, within and after.
-        device: Where batches go.
         max_rounds: Batches that each slot evaluates at most; None: all.
     """
 
@@ -79,26 +76,22 @@ class Evaluator:
         trial: Trial,
         models: Sequence[torch.nn.Module],
         data: ValidationSource | FullDataset,
-        slots: range,
         execution: Execution,
         generators: Generators,
         collectives: Collectives,
         agreement: Agreement,
         callbacks: Callbacks,
-        device: torch.device,
         max_rounds: int | None = None,
     ) -> None:
         self._trial = trial
         self._models = models
         self._reducers = execution.reducers
         self._data = data
-        self._slots = slots
         self._execution = execution
         self._generators = generators
         self._collectives = collectives
         self._agreement = agreement
         self._callbacks = callbacks
-        self._device = device
         self._max_rounds = max_rounds
         self._evaluate_batch = _with_or_without_index(trial)
 
@@ -125,9 +118,9 @@ class Evaluator:
                     return None
                 evaluated = self._reduce(batches)
             metrics, num_records = evaluated
-            self._callbacks.call("on_validation_end", dict(metrics))
             # What they have collected may be large, and the next validation may be far.
             self._reducers.reset(Phase.VALIDATION)
+            self._callbacks.call("on_validation_end", dict(metrics))
         return Evaluated(
             metrics=metrics,
             num_records=num_records,
@@ -154,7 +147,7 @@ class Evaluator:
     def _evaluate_full(self, data: FullDataset) -> tuple[dict[str, float], int]:
         """Lets slot 0 evaluate everything, and the others wait."""
         scalars: dict[str, Any] = {}
-        if 0 in self._slots:
+        if 0 in self._execution.slot_numbers:
             with self._in_slot(0, 0):
                 returned = self._trial.evaluate_full_dataset(data_loader=data.loader)
                 scalars = check_scalars(returned, "evaluate_full_dataset")
@@ -184,7 +177,7 @@ class Evaluator:
 
     def _evaluate_piece(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         with self._in_slot(slot, number):
-            batch = to_device(batch, self._device)
+            batch = self._execution.on_device(batch)
             scalars = check_scalars(self._evaluate_batch(batch, number), "evaluate_batch")
             return number, check_batch_length(self._trial.get_batch_length(batch)), scalars
 

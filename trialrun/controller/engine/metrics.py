@@ -112,10 +112,6 @@ def to_floats(rows: Sequence[Scalars]) -> list[dict[str, float]]:
     ]
 
 
-_Row = tuple[int, Scalars]
-"""One batch of one slot: its records, and its metrics."""
-
-
 class Reduced(NamedTuple):
     """The training metrics of a reporting period."""
 
@@ -123,6 +119,10 @@ class Reduced(NamedTuple):
     """Over the records of all batches and slots."""
     batches: list[dict[str, float]]
     """For each batch the means over slots, where they were asked for."""
+
+
+_Row = tuple[int, Scalars]
+"""One batch of one slot: its records, and its metrics."""
 
 
 class TrainingWindow:
@@ -224,16 +224,19 @@ def _mean(values: Sequence[float], weights: Sequence[float], kind: str) -> float
 def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
     """Returns for each batch the means over all slots."""
     names = tables[0][0]
-    columns = {name: column for column, name in enumerate(sorted(names), start=1)}
-    # Shape (batches, 1 + names, slots): the records, and then the metrics.
+    # Shape (batches, 1 + names, slots).
     cube = torch.stack([values for _, values in tables], dim=2).tolist()
-    return [
-        {
-            name: _mean(row[columns[name]], row[0], "training") if any(row[0]) else math.nan
-            for name in names
-        }
-        for row in cube
-    ]
+    batches = []
+    for weights, *columns in cube:
+        by_name = dict(zip(sorted(names), columns, strict=True))
+        # Where no slot has a record of this batch, there is no mean of it.
+        batches.append(
+            {
+                name: _mean(by_name[name], weights, "training") if any(weights) else math.nan
+                for name in names
+            }
+        )
+    return batches
 
 
 def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:

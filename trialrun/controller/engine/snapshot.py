@@ -17,6 +17,11 @@ from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
 from trialrun.controller.engine.sources import TrainingSource
+from trialrun.controller.engine.weights import (
+    load_model,
+    non_persistent_buffers,
+    require_same_count,
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -117,7 +122,7 @@ class Snapshots:
                 "stopwatch": stopwatch,
                 "progress": dataclasses.asdict(progress),
                 "non_persistent_buffers": [
-                    plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
+                    plain.snapshot(non_persistent_buffers(model), f"buffers of model {index}")
                     for index, model in enumerate(context.models)
                 ],
                 "optimizers": checkpoint[_OPTIMIZERS],
@@ -146,15 +151,13 @@ class Snapshots:
             CheckpointError: Names, counts, shapes or types differ; the message says which.
         """
         context = self._context
-        contents, callback_states = self._as_callbacks_want_it(contents)
+        contents, callback_states = as_callbacks_want_it(contents, self._callbacks)
         state = contents.state
-        _require_same_count("models", context.models, contents.models)
-        _require_same_count("optimizers", context.optimizers, state["optimizers"])
-        _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        require_same_count("models", context.models, contents.models)
+        require_same_count("optimizers", context.optimizers, state["optimizers"])
+        require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
-            _require_same_tensors(f"model {index}", model.state_dict(), saved)
-            model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
-            _restore_buffers(model, state["non_persistent_buffers"][index])
+            load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])
         self._require_same_optimizers(state["optimizer_types"], state["optimizer_parameters"])
         for index, optimizer in enumerate(context.optimizers):
@@ -175,32 +178,6 @@ class Snapshots:
         self._trial.load_state_dict(plain.restore(state["trial"]))
         self._callbacks.load_state_dict(callback_states)
         return Progress(**plain.restore(state["progress"]))
-
-    def _as_callbacks_want_it(
-        self, contents: CheckpointContents
-    ) -> tuple[CheckpointContents, dict[str, Any]]:
-        """Shows the contents to the callbacks; returns them, and the callbacks' states."""
-        if not self._callbacks.listen_to("on_checkpoint_load_start"):
-            return contents, plain.restore(contents.state["callbacks"])
-        state = contents.state
-        checkpoint = {
-            _MODELS: contents.models,
-            **{name: state[key] for name, key in _PARTS.items() if key is not None},
-            **plain.restore(state["added"]),
-        }
-        checkpoint = {name: plain.restore(value) for name, value in checkpoint.items()}
-        self._callbacks.call("on_checkpoint_load_start", checkpoint)
-        changed = {
-            key: plain.snapshot(checkpoint[name], name)
-            for name, key in _PARTS.items()
-            if key is not None
-        }
-        models = [
-            {key: plain.snapshot(value, f"{_MODELS}[{index}][{key!r}]") for key, value in m.items()}
-            for index, m in enumerate(checkpoint[_MODELS])
-        ]
-        contents = dataclasses.replace(contents, models=models, state={**state, **changed})
-        return contents, checkpoint[_CALLBACKS]
 
     def _own_slot_states(self) -> list[dict[str, Any]]:
         states = []
@@ -250,6 +227,33 @@ class Snapshots:
                     )
 
 
+def as_callbacks_want_it(
+    contents: CheckpointContents, callbacks: Callbacks
+) -> tuple[CheckpointContents, dict[str, Any]]:
+    """Shows a checkpoint to the callbacks; returns it, and the callbacks' states."""
+    if not callbacks.listen_to("on_checkpoint_load_start"):
+        return contents, plain.restore(contents.state["callbacks"])
+    state = contents.state
+    checkpoint = {
+        _MODELS: contents.models,
+        **{name: state[key] for name, key in _PARTS.items() if key is not None},
+        **plain.restore(state["added"]),
+    }
+    checkpoint = {name: plain.restore(value) for name, value in checkpoint.items()}
+    callbacks.call("on_checkpoint_load_start", checkpoint)
+    changed = {
+        key: plain.snapshot(checkpoint[name], name)
+        for name, key in _PARTS.items()
+        if key is not None
+    }
+    models = [
+        {key: plain.snapshot(value, f"{_MODELS}[{index}][{key!r}]") for key, value in m.items()}
+        for index, m in enumerate(checkpoint[_MODELS])
+    ]
+    contents = dataclasses.replace(contents, models=models, state={**state, **changed})
+    return contents, checkpoint[_CALLBACKS]
+
+
 def _modes(model: torch.nn.Module) -> dict[str, list[str]]:
     """Returns what the trial may have frozen, or put into eval mode, as it trained."""
     return {
@@ -275,57 +279,5 @@ def _restore_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
                 state[name] = value.to(state[name].device, copy=True)
 
 
-def _non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the buffers that the model's own state leaves out; training may change them too."""
-    persistent = model.state_dict().keys()
-    return {name: value for name, value in model.named_buffers() if name not in persistent}
-
-
-def _restore_buffers(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
-    for name, buffer in _non_persistent_buffers(model).items():
-        # A cache that the module makes, or makes larger, as it computes is made again.
-        if name in saved and saved[name].shape == buffer.shape:
-            buffer.copy_(saved[name])
-
-
 def _state_dicts(items: list[Any], name: str) -> list[Any]:
     return [plain.snapshot(item.state_dict(), f"{name} {i}") for i, item in enumerate(items)]
-
-
-def _require_same_count(name: str, wrapped: list[Any], saved: list[Any]) -> None:
-    if len(wrapped) != len(saved):
-        raise CheckpointError(
-            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore "
-            "the trial's code, or submit a new experiment."
-        )
-
-
-def _require_same_tensors(name: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Compares the tensors of a state with those of a checkpoint by name, shape and type.
-
-    Args:
-        name: What the state belongs to, e.g. ``model 0``.
-        expected: The trial's own state.
-        found: The checkpoint's.
-
-    Raises:
-        CheckpointError: They differ; the message names the first differences with both sides.
-    """
-    problems = [f"{key} is missing in the checkpoint" for key in expected.keys() - found.keys()]
-    problems += [f"{key} is unknown to the trial" for key in found.keys() - expected.keys()]
-    for key in expected.keys() & found.keys():
-        ours, theirs = expected[key], found[key]
-        if not hasattr(ours, "shape") or not hasattr(theirs, "shape"):
-            continue
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            problems.append(
-                f"{key} is {tuple(ours.shape)} {ours.dtype} in the trial and "
-                f"{tuple(theirs.shape)} {theirs.dtype} in the checkpoint"
-            )
-    if problems:
-        shown = sorted(problems)
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        raise CheckpointError(
-            f"The checkpoint does not fit {name}: {'; '.join(shown[:3])}{more}. The trial's code "
-            "has changed since; restore it, or submit a new experiment."
-        )

@@ -31,6 +31,7 @@ from trialrun.controller.engine.collectives import (
     ProcessGroup,
     SingleProcess,
 )
+from trialrun.controller.engine.devices import prepare_device
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.reducers import ReducerError
 from trialrun.controller.engine.rehearsal import rehearse
@@ -40,6 +41,7 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.lock import TrialLock
+from trialrun.controller.order_arrays import OrderArrays
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Recording:
     database_url: str
     attempt_id: int
     checkpoints: Path
+    order_arrays: Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ class _Process:
         self._assignment = assignment
         self._stop_request = stop_request
         self._rank = rank
-        self._device = _device(local_rank)
+        self._device = prepare_device(local_rank)
         self._session: TrialSession | None = None
         self._store: CheckpointStore | None = None
         # Once training is over: the chief's checkpoints, records and failure may take their time.
@@ -147,8 +150,9 @@ class _Process:
             store = self._store = CheckpointStore(recording.checkpoints, keeper.stored)
             try:
                 session = self._new_session(collectives, recorder, store)
+                arrays = OrderArrays(recording.order_arrays, writer=str(attempt.trial_id))
                 recorder.plan(
-                    {**session.plan.to_json(), "data": session.data_order},
+                    {**session.plan.to_json(), "data": session.describe_data(arrays.keep)},
                     total_batches=session.plan.total_batches,
                     device=_describe_device(self._device),
                 )
@@ -248,17 +252,6 @@ def _joined(num_processes: int, device: torch.device) -> Iterator[Collectives]:
     yield ProcessGroup(device)
     # Not after a failure: then peers are gone, and the process ends anyway.
     dist.destroy_process_group()
-
-
-def _device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    # Algorithms that are chosen by timing them would differ from one attempt to the next.
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    return device
 
 
 def _describe_device(device: torch.device) -> str:
