@@ -51,8 +51,13 @@ class FolderSink:
         self.saved: list[SavedCheckpoint] = []
         self._folder = folder
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
-        self.save_now(contents, metrics, lambda folder: None)
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.save_now(contents, metrics, on_written or (lambda folder: None))
 
     def save_now(
         self,

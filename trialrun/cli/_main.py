@@ -24,6 +24,7 @@ _COMMANDS = {
     "metrics": "trialrun.cli.read:metrics",
     "pause": "trialrun.cli.control:pause",
     "predict": "trialrun.cli.inference:predict",
+    "reducers": "trialrun.cli.reducers:reducers",
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",

@@ -122,6 +122,8 @@ class ExperimentConfig(_Section):
     """Begin with the weights of this checkpoint: its UUID, or its folder or that of an export."""
     from_checkpoint_partial: bool = False
     """Whether weights that do not fit are left as the trial makes them, instead of refused."""
+    tensorboard: bool | None = None
+    """Whether reported metrics are TensorBoard events too; default: where it is installed."""
     silence: list[Advice] = []
     """Advice that is not wanted, by its id."""
     determined: dict[str, Any] = {}

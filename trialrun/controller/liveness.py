@@ -54,9 +54,19 @@ class TrialFolder:
         """One folder for each checkpoint."""
         return self.path / "checkpoints"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's events; those of the experiment's trials lie beside each other."""
+        return self.path.parent.parent / "tensorboard" / f"trial_{self.path.name}"
+
     def attempt(self, number: int) -> Path:
         """Output of one attempt's processes."""
         return self.path / "attempts" / str(number)
+
+
+def order_arrays_folder(experiment: ExperimentRow) -> Path:
+    """Returns where the arrays lie by which samplers order the records, for all its trials."""
+    return Path(experiment.directory) / "order-arrays"
 
 
 def trial_of_experiment(database: Database, experiment_id: int) -> tuple[ExperimentRow, TrialRow]:

@@ -25,6 +25,7 @@ from trialrun.controller.launch.supervisor import (
     supervise,
 )
 from trialrun.controller.launch.worker import Assignment, Recording, log_file
+from trialrun.controller.liveness import order_arrays_folder
 from trialrun.controller.trial_source import trial_file_of
 from trialrun.controller.warm_start import weights_folder
 
@@ -158,6 +159,7 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
             "from_checkpoint": config.from_checkpoint,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
+        tensorboard=prepared.folder.tensorboard,
         warm_start_from=weights_folder(experiment) if config.from_checkpoint else None,
     )
 
@@ -173,6 +175,7 @@ def _assignment(
             database_url=database.url,
             attempt_id=prepared.attempt.id,
             checkpoints=prepared.folder.checkpoints,
+            order_arrays=order_arrays_folder(prepared.experiment),
         ),
         lock=prepared.lock,
         bell=bell,

@@ -73,6 +73,16 @@ def test_what_is_added_when_the_files_are_there_belongs_to_the_checkpoint(tmp_pa
     assert store.close() is None
 
 
+def test_what_is_called_when_files_are_written_runs_before_the_checkpoint_counts(
+    tmp_path: Path,
+) -> None:
+    log: list[Any] = []
+    store = CheckpointStore(tmp_path, lambda stored: log.append(("recorded", stored.batches)))
+    store.save(contents(1), None, lambda folder: log.append(threading.current_thread().name))
+    store.close()
+    assert log == ["checkpoint-writer_0", ("recorded", 1)]
+
+
 def test_an_error_of_what_adds_is_its_own_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     told: list[StoredCheckpoint] = []
     store = CheckpointStore(tmp_path / "checkpoints", told.append)

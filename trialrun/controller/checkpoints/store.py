@@ -59,15 +59,21 @@ class CheckpointStore:
         self._pending: concurrent.futures.Future[str | None] | None = None
         self._last_failure: BaseException | None = None
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None] | None = None,
+    ) -> None:
         """Starts writing; waits only for the one before it.
 
         Args:
             contents: In memory of its own, which the writer may read while training goes on.
             metrics: The validation metrics at this batch, if there are any.
+            on_written: As with ``save_now``, but called on the writing thread; it raises nothing.
         """
         self.wait()
-        self._pending = self._executor.submit(self._write, contents, metrics, None)
+        self._pending = self._executor.submit(self._write, contents, metrics, on_written)
 
     def save_now(
         self,

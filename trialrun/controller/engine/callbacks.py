@@ -21,6 +21,20 @@ _EVENTS = [name for name in vars(Callback) if name.startswith("on_")]
 _VALIDATION = [name for name in _EVENTS if name.startswith("on_validation_")]
 # Where the loop waits for a checkpoint to be written.
 _WRITING = ["on_checkpoint_write_end", "on_checkpoint_upload_end"]
+# Called by the chief alone, or by processes that may have lost each other: slots cannot meet there.
+_NOT_TOGETHER = {
+    "on_checkpoint_save_start",
+    "on_checkpoint_write_end",
+    "on_exception",
+    "on_trial_shutdown",
+}
+# Followed by a meeting of the processes in any case.
+_AT_BATCHES = {
+    "on_training_epoch_start",
+    "on_training_batch_start",
+    "on_training_batch_end",
+    "on_training_epoch_end",
+}
 _MAX_CALLBACKS = 2**16
 
 
@@ -83,13 +97,18 @@ class Callbacks:
         Raises:
             Exception: Whatever a callback raises, with a note that names it.
         """
-        for index, name, method in self._listeners[event]:
-            self._enter(event, index)
-            try:
-                method(*arguments)
-            except BaseException as error:
-                error.add_note(f"Raised by {event} of callback {name!r}.")
-                raise
+        if not self._listeners[event]:
+            return
+        with self._speaking_for_slots(event):
+            for index, name, method in self._listeners[event]:
+                self._enter(event, index)
+                try:
+                    method(*arguments)
+                except BaseException as error:
+                    error.add_note(f"Raised by {event} of callback {name!r}.")
+                    raise
+            if event not in _NOT_TOGETHER | _AT_BATCHES:
+                self._execution.meet()
 
     def begin_batch(self, batch: int, epoch_length: int) -> None:
         """Calls what comes before a batch."""
@@ -150,12 +169,18 @@ class Callbacks:
 
     def _call_all(self, event: str, *arguments: Any, reverse: bool) -> None:
         listeners = self._listeners[event]
-        for index, name, method in reversed(listeners) if reverse else listeners:
-            self._enter(event, index)
-            try:
-                method(*arguments)
-            except Exception:
-                logger.exception("%s of callback %r raised:", event, name)
+        with self._speaking_for_slots(event):
+            for index, name, method in reversed(listeners) if reverse else listeners:
+                self._enter(event, index)
+                try:
+                    method(*arguments)
+                except Exception:
+                    logger.exception("%s of callback %r raised:", event, name)
+
+    def _speaking_for_slots(self, event: str) -> contextlib.AbstractContextManager[None]:
+        if event in _NOT_TOGETHER:
+            return self._execution.as_first_slot()
+        return self._execution.once_in_each_process(event)
 
     def _enter(self, event: str, index: int) -> None:
         minor = _EVENTS.index(event) * _MAX_CALLBACKS + index

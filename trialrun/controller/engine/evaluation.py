@@ -11,23 +11,21 @@ from typing import Any
 
 import torch
 
-from trialrun._batch_contents import to_device
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
-from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import (
     EvaluatedBatch,
+    check_batch_length,
     check_scalars,
-    reduce_custom,
     reduce_evaluated,
     to_floats,
 )
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reducers import Phase
 from trialrun.controller.engine.schedule import Event
-from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.sources import ValidationSource
 from trialrun.controller.engine.stopping import Agreement
@@ -62,16 +60,13 @@ class Evaluator:
     Args:
         trial: The user's trial.
         models: Its models, which are in eval mode meanwhile.
-        reducers: The reducers that take part in validation.
         data: The validation batches of this process; or, for ``evaluate_full_dataset``, the loader
             that the trial built.
-        slots: The slots of this process.
         execution: Told which slot evaluates; has the reducers' contents.
         generators: Set to each batch's address, so that validating changes nothing in training.
         collectives: The processes.
         agreement: Asked after every round whether to stop.
         callbacks: Called before, within and after.
-        device: Where batches go.
         max_rounds: Batches that each slot evaluates at most; None: all.
     """
 
@@ -80,29 +75,23 @@ class Evaluator:
         *,
         trial: Trial,
         models: Sequence[torch.nn.Module],
-        reducers: Sequence[WrappedReducer],
         data: ValidationSource | FullDataset,
-        slots: range,
         execution: Execution,
         generators: Generators,
         collectives: Collectives,
         agreement: Agreement,
         callbacks: Callbacks,
-        device: torch.device,
         max_rounds: int | None = None,
     ) -> None:
         self._trial = trial
         self._models = models
-        self._reducers = reducers
+        self._reducers = execution.reducers
         self._data = data
-        self._slots = slots
         self._execution = execution
-        self._contents = execution.reducers
         self._generators = generators
         self._collectives = collectives
         self._agreement = agreement
         self._callbacks = callbacks
-        self._device = device
         self._max_rounds = max_rounds
         self._evaluate_batch = _with_or_without_index(trial)
 
@@ -119,7 +108,7 @@ class Evaluator:
         """
         started = time.monotonic()
         with _eval_mode(self._models), torch.no_grad(), self._evaluating():
-            self._reset_reducers()
+            self._reducers.reset(Phase.VALIDATION)
             self._callbacks.call("on_validation_start")
             if isinstance(self._data, FullDataset):
                 evaluated = self._evaluate_full(self._data)
@@ -129,6 +118,8 @@ class Evaluator:
                     return None
                 evaluated = self._reduce(batches)
             metrics, num_records = evaluated
+            # What they have collected may be large, and the next validation may be far.
+            self._reducers.reset(Phase.VALIDATION)
             self._callbacks.call("on_validation_end", dict(metrics))
         return Evaluated(
             metrics=metrics,
@@ -156,7 +147,7 @@ class Evaluator:
     def _evaluate_full(self, data: FullDataset) -> tuple[dict[str, float], int]:
         """Lets slot 0 evaluate everything, and the others wait."""
         scalars: dict[str, Any] = {}
-        if 0 in self._slots:
+        if 0 in self._execution.slot_numbers:
             with self._in_slot(0, 0):
                 returned = self._trial.evaluate_full_dataset(data_loader=data.loader)
                 scalars = check_scalars(returned, "evaluate_full_dataset")
@@ -174,7 +165,8 @@ class Evaluator:
     def _in_slot(self, slot: int, number: int) -> Iterator[None]:
         """Lets user code evaluate for a slot, with the random numbers of a batch."""
         self._execution.acting_slot = slot
-        self._contents.enter(Phase.VALIDATION, slot)
+        self._reducers.enter(Phase.VALIDATION, slot)
+        self._reducers.begin_batch(number)
         self._generators.enter(Stream.VALIDATION, number)
         try:
             yield
@@ -185,9 +177,9 @@ class Evaluator:
 
     def _evaluate_piece(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         with self._in_slot(slot, number):
-            batch = to_device(batch, self._device)
+            batch = self._execution.on_device(batch)
             scalars = check_scalars(self._evaluate_batch(batch, number), "evaluate_batch")
-            return number, self._trial.get_batch_length(batch), scalars
+            return number, check_batch_length(self._trial.get_batch_length(batch)), scalars
 
     def _reduce(self, batches: list[EvaluatedBatch]) -> tuple[dict[str, float], int]:
         floats = to_floats([scalars for _, _, scalars in batches])
@@ -213,30 +205,18 @@ class Evaluator:
             metrics: The chief's; those of the others do not count.
             num_records: The same.
         """
-        gathered = self._collectives.gather(self._per_slot_results(), "validation reducers")
+        clock = self._execution.batches_completed
+        per_slot = self._reducers.per_slot(Phase.VALIDATION, clock)
+        gathered = self._collectives.gather(per_slot, "validation reducers")
         outcome = None
         if gathered is not None:
             all_slots = [results for process_slots in gathered for results in process_slots]
-            # On any number of processes with what slot 0 has collected.
-            self._contents.enter(Phase.VALIDATION, self._slots.start)
-            outcome = (reduce_custom(self._reducers, all_slots, metrics), num_records)
+            metrics = self._reducers.across_slots(Phase.VALIDATION, clock, all_slots, metrics)
+            outcome = (metrics, num_records)
         reduced: tuple[dict[str, float], int] = self._collectives.broadcast(
             outcome, "validation metrics"
         )
         return reduced
-
-    def _reset_reducers(self) -> None:
-        for slot in self._slots:
-            self._contents.enter(Phase.VALIDATION, slot)
-            for wrapped in self._reducers:
-                wrapped.reducer.reset()
-
-    def _per_slot_results(self) -> list[list[Any]]:
-        results = []
-        for slot in self._slots:
-            self._contents.enter(Phase.VALIDATION, slot)
-            results.append([wrapped.reducer.per_slot_reduce() for wrapped in self._reducers])
-        return results
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trialrun._batch_contents import to_device
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError, TrialrunError
 from trialrun._fetching import RecordIds
@@ -97,15 +96,19 @@ class Inference:
             uuid = self.weights.metadata.get("uuid")
             callbacks.call("on_trial_startup", execution.initial_batch, uuid)
             data = self._builder.evaluated(self._build(split), split)
-            execution.set_up(self.trial, context, execution.epoch_length, callbacks)
+            execution.set_up(
+                self.trial,
+                context,
+                execution.epoch_length,
+                has_equal_batches=True,
+                callbacks=callbacks,
+            )
             try:
                 callbacks.load_state_dict(self._restore(callbacks))
                 evaluated = Evaluator(
                     trial=self.trial,
                     models=context.models,
-                    reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
                     data=data,
-                    slots=execution.slot_numbers,
                     execution=execution,
                     generators=runtime.generators,
                     collectives=runtime.collectives,
@@ -114,7 +117,6 @@ class Inference:
                         runtime.collectives, BoundaryWishes(StopRequest(), None), execution.meetings
                     ),
                     callbacks=callbacks,
-                    device=runtime.device,
                 ).evaluate()
             finally:
                 execution.close()
@@ -154,7 +156,7 @@ class Inference:
             generators.enter(Stream.VALIDATION, batch_idx)
             try:
                 with torch.no_grad():
-                    moved = to_device(batch, self.runtime.device)
+                    moved = execution.on_device(batch)
                     returned = self.trial.predict_batch(batch=moved, batch_idx=batch_idx)
             except TrialrunError:
                 raise

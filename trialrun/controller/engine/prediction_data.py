@@ -63,7 +63,7 @@ class DescribedData(PredictionData):
         order = DataOrder.of(loader, seed)
         self._batch_size = order.batch_size
         # None: all of them, which need not be listed.
-        self._selected = _selected(order) if order.is_shuffled is None else None
+        self._selected = _selected(order) if order.is_given else None
         self._num_records = order.dataset_length if self._selected is None else len(self._selected)
         self._batches = AddressedBatches(
             loader, seed, Stream.VALIDATION_DATA, lambda: map(_address, enumerate(self._rows()))

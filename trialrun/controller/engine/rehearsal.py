@@ -39,6 +39,7 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
     window = spec.config.aggregation_frequency
     with tempfile.TemporaryDirectory(prefix="trialrun-") as folder:
         root = Path(collectives.broadcast(folder, "rehearsal folder"))
+        spec = dataclasses.replace(spec, tensorboard=root / "tensorboard")
         straight = _train(spec, 2 * window, root / "straight", collectives, device)
         first_half = _train(spec, window, root / "restored", collectives, device)
         resumed = dataclasses.replace(spec, resume_from=first_half)

@@ -9,7 +9,6 @@ import torch
 
 from trialrun._context import TrialContext
 from trialrun._errors import CheckpointError
-from trialrun._reducers import MetricReducer
 from trialrun._trial import Trial
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import CheckpointContents
@@ -17,7 +16,6 @@ from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
-from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.sources import TrainingSource
 from trialrun.controller.engine.weights import (
     load_model,
@@ -184,41 +182,22 @@ class Snapshots:
     def _own_slot_states(self) -> list[dict[str, Any]]:
         states = []
         for slot in self._execution.slot_numbers:
-            self._execution.reducers.enter(Phase.TRAINING, slot)
             states.append(
                 {
                     "metrics": self._window.slot_state(slot),
                     "gradients": self._execution.slot_state.gradients(slot),
                     "loader": self._data.slot_state(slot),
-                    "reducers": {
-                        name: reducer.state_dict() for name, reducer in self._training_reducers()
-                    },
+                    "reducers": self._execution.reducers.slot_state(slot),
                 }
             )
         return states
 
     def _restore_slots(self, states: list[dict[str, Any]]) -> None:
-        reducers = dict(self._training_reducers())
         for slot in self._execution.slot_numbers:
-            saved = states[slot]["reducers"]
-            if list(saved) != list(reducers):
-                raise CheckpointError(
-                    f"The trial has the training reducers {list(reducers)}, but the checkpoint has "
-                    f"{list(saved)}. Restore the trial's code, or submit a new experiment."
-                )
+            self._execution.reducers.load_slot_state(slot, states[slot]["reducers"])
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
             self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
             self._data.load_slot_state(slot, states[slot]["loader"])
-            self._execution.reducers.enter(Phase.TRAINING, slot)
-            for name, reducer in reducers.items():
-                reducer.load_state_dict(plain.restore(saved[name]))
-
-    def _training_reducers(self) -> list[tuple[str, MetricReducer]]:
-        return [
-            (f"{index}: {wrapped.label}", wrapped.reducer)
-            for index, wrapped in enumerate(self._context.reducers)
-            if wrapped.for_training
-        ]
 
     def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         names = {

@@ -33,6 +33,7 @@ from trialrun.controller.engine.collectives import (
 )
 from trialrun.controller.engine.devices import prepare_device
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.reducers import ReducerError
 from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.slots import SlotError
@@ -40,6 +41,7 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.lock import TrialLock
+from trialrun.controller.order_arrays import OrderArrays
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Recording:
     database_url: str
     attempt_id: int
     checkpoints: Path
+    order_arrays: Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,8 +150,9 @@ class _Process:
             store = self._store = CheckpointStore(recording.checkpoints, keeper.stored)
             try:
                 session = self._new_session(collectives, recorder, store)
+                arrays = OrderArrays(recording.order_arrays, writer=str(attempt.trial_id))
                 recorder.plan(
-                    {**session.plan.to_json(), "data": session.data_order},
+                    {**session.plan.to_json(), "data": session.describe_data(arrays.keep)},
                     total_batches=session.plan.total_batches,
                     device=_describe_device(self._device),
                 )
@@ -208,6 +212,8 @@ class _Process:
             kind, message, trace = FailureKind.RULE, str(cause), None
             if self._session is not None:
                 message = f"{message} (At batch {self._session.batches_completed}.)"
+            if isinstance(cause, ReducerError) and cause.__cause__ is not None:
+                trace = self._traceback(cause.__cause__)
         else:
             kind = FailureKind.USER_CODE
             message = f"{type(cause).__name__} {place}: {cause}"
