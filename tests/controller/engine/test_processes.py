@@ -23,6 +23,7 @@ SPECS: dict[str, TrialSpec] = {
     "gan on 4": make_spec("gan.py", slots=4),
     "gan on 6": make_spec("gan.py", slots=6),
     "reducing on 4": make_spec("reducing.py", slots=4, reporting_period="5ba"),
+    "folding on 4": make_spec("folding.py", slots=4, reporting_period="5ba"),
     "measuring on 4": make_spec("measuring.py", slots=4, reporting_period="5ba"),
     "streaming on 4": make_spec("streaming.py", slots=4, hyperparameters={"loader": "dataset"}),
     # Shards of 4, 4, 3 and 3 records.
