@@ -9,6 +9,7 @@ import torch
 
 from trialrun import _batch_contents
 from trialrun._batch_size import check_global_batch_size
+from trialrun._construction import Construction, TrialOwner
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
 from trialrun._experimental import Experimental
@@ -22,7 +23,7 @@ _Scheduler = TypeVar("_Scheduler", bound=SupportsStep)
 _MetricReducer = TypeVar("_MetricReducer", bound=MetricReducer)
 
 
-class TrialContext:
+class TrialContext(TrialOwner):
     """What a trial knows of its run, and the calls by which it trains.
 
     trialrun makes it and hands it to the trial's constructor. The ``wrap`` methods take the user's
@@ -59,6 +60,10 @@ class TrialContext:
         self._seed = seed
         self._wrapped = Wrapped()
         self._engine = engine
+
+    def trial_begins(self, construction: Construction) -> None:
+        """Called by ``Trial`` itself, before its ``__init__``."""
+        self._engine.trial_begins(construction)
 
     # What the trial is given.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trialrun._batch_contents import to_device
+from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import InvalidTrialError
@@ -55,6 +56,8 @@ class Execution(Engine):
         device: Where this process computes.
     """
 
+    construction: Construction | None
+    """How the trial was made; None before that."""
     slots: Slots
     """The slots of this process."""
     meetings: Meetings
@@ -91,11 +94,23 @@ class Execution(Engine):
         self._collectives = collectives
         self._stop_request = stop_request
         self._device = device
+        self.construction = None
         self.acting_slot = None
         self._is_training = False
         self._initial_batch = 0
         self._batches_completed = 0
         self._epoch_length = 1
+
+    def trial_begins(self, construction: Construction) -> None:
+        """Sets the generators to the one address of constructors, and remembers the trial."""
+        # Not for a trial that another one makes within its own constructor.
+        if self.construction is None:
+            self.construction = construction
+            self._generators.enter(Stream.MODEL, 0)
+
+    def compute_with_threads(self, num_threads: int) -> None:
+        """Chooses the intra-op threads of the slots, before ``set_up``."""
+        self._num_threads = num_threads
 
     def begin_at(self, batches_completed: int) -> None:
         """Sets the clock to where this attempt begins."""
@@ -201,9 +216,11 @@ class Execution(Engine):
         self.meetings.join()
 
     def close(self) -> None:
-        """Ends the threads of the slots."""
+        """Ends the threads of the slots, and gives the optimizers back."""
         if self._is_training:
             self.slots.close()
+            for steps in self.steps:
+                steps.close()
 
     # What the context asks for.
 

@@ -161,11 +161,12 @@ class TrialSession:
             BoundaryWishes(runtime.stop_request, stopwatch if collectives.is_chief else None),
             self._execution.meetings,
         )
+        self._batches = data_wait.measured(data.batches_from(first_batch))
         self._loop = TrainingLoop(
             config=config,
             plan=self.plan,
             execution=self._execution,
-            batches=data_wait.measured(data.batches_from(first_batch)),
+            batches=self._batches,
             window=window,
             reporter=Reporter(
                 execution=self._execution,
@@ -206,6 +207,8 @@ class TrialSession:
             return self._loop.run()
         finally:
             self._execution.close()
+            # Its loader workers end now, not when nobody knows the loop any more.
+            self._batches.close()
 
     @property
     def batches_completed(self) -> int:

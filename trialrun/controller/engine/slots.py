@@ -144,13 +144,20 @@ class FoldedSlots(Slots):
         if not self._threads:
             self._start_threads()
         self._turns[0].release()
-        self._idle.acquire()
+        try:
+            self._idle.acquire()
+        except BaseException as interruption:  # Ctrl-C, in the main thread of a script
+            # The slot that computes comes to its end, or to a meeting; then all unwind.
+            self._failure = interruption
+            self._idle.acquire()
         if self._failure is not None:
             raise self._failure
         return results  # type: ignore[return-value]  # every slot has put in its result
 
     def meet(self, label: str, action: Callable[[], None]) -> None:
         """Hands the baton on; the last slot acts, and the first goes on after that."""
+        if self._failure is not None:
+            raise self._failure
         index = self._current - self.numbers.start
         self._waiting_for[index] = label
         if index == len(self.numbers) - 1:
