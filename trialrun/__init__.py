@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trialrun._reducers import MetricReducer, Reducer
     from trialrun._trial import Trial
     from trialrun._units import Batch, Epoch, Time
+    from trialrun.controller.trainer import Trainer, init
 
 __version__ = "0.1.0.dev0"
 
@@ -47,10 +48,12 @@ __all__ = [
     "RunConflictError",
     "StepMode",
     "Time",
+    "Trainer",
     "Trial",
     "TrialContext",
     "TrialrunError",
     "data_length",
+    "init",
     "samplers",
     "to_device",
 ]
@@ -71,10 +74,12 @@ _HOMES = {
     "RunConflictError": "_errors",
     "StepMode": "_lr_scheduler",
     "Time": "_units",
+    "Trainer": "controller.trainer",
     "Trial": "_trial",
     "TrialContext": "_context",
     "TrialrunError": "_errors",
     "data_length": "_batch_contents",
+    "init": "controller.trainer",
     "to_device": "_batch_contents",
 }
 

@@ -89,6 +89,11 @@ class Runtime:
             engine=self.execution,
         )
 
+    def compute_with_threads(self, intra_op_threads: int) -> None:
+        """Chooses another number of threads, which an earlier attempt at the trial had."""
+        self.settings = dataclasses.replace(self.settings, intra_op_threads=intra_op_threads)
+        self.execution.compute_with_threads(intra_op_threads)
+
     def at_first_address(self, call: Callable[[], T]) -> T:
         """Calls what sets the trial up, such as its constructor.
 

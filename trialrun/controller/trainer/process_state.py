@@ -1,0 +1,44 @@
+"""What training changes in a process as a whole, and how all of it is put back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def kept_process_state() -> Iterator[None]:
+    """Puts random generators, threads and settings of torch back when the block ends."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    num_threads = torch.get_num_threads()
+    cudnn = torch.backends.cudnn
+    benchmark, deterministic = cudnn.benchmark, cudnn.deterministic
+    has_gpu = torch.cuda.is_available()
+    gpu = torch.cuda.current_device() if has_gpu else None
+    gpus = torch.cuda.get_rng_state_all() if has_gpu else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        torch.set_num_threads(num_threads)
+        cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
+        if gpu is not None:
+            torch.cuda.set_rng_state_all(gpus)
+            torch.cuda.set_device(gpu)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Lets this thread compute with so many threads, which torch keeps for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
