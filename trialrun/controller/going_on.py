@@ -18,5 +18,7 @@ def how_to_go_on(experiment: ExperimentRow) -> str:
     """Returns what to type to go on: a command, or what to do with the script."""
     if not is_of_script(experiment):
         return f"trialrun resume {experiment.id}"
-    where = experiment.trial_file or "the notebook"
+    # A class that the script imports says nothing of the script itself.
+    is_in_script = experiment.trial_file and experiment.trial_class.startswith("__main__:")
+    where = experiment.trial_file if is_in_script else "the script or notebook"
     return f'run {where} again, with trainer.fit(..., latest_checkpoint="latest")'

@@ -186,7 +186,7 @@ class Trainer:
     def _alone(self) -> Iterator[None]:
         if not self._fitting.acquire(blocking=False):
             raise RunConflictError(
-                "This Trainer trains already, in another thread. Wait for that fit to return."
+                "This Trainer trains already. Wait for that fit to return before the next."
             )
         try:
             yield

@@ -107,7 +107,7 @@ def init(
         slots: Logical workers that share each batch; a multiple of the number of processes, and by
             default equal to it.
         seed: All of a trial's randomness is a function of it. Default: 0.
-        name: The experiment's name, for people. Default: that of the script.
+        name: The experiment's name, for people. Default: that of the trial's file.
         home: Folder of all records and files. Default: as for the command ``trialrun``.
         db: Database, as a SQLAlchemy URL. Default: as for the command ``trialrun``.
         progress: Whether to print a line for each report and validation.
@@ -215,18 +215,19 @@ def _require_fitting(config: ExperimentConfig, place: Place) -> None:
 
 @contextmanager
 def _joined(place: Place, device: torch.device) -> Iterator[Collectives]:
-    if dist.is_available() and dist.is_initialized():
-        yield ProcessGroup(device) if place.size > 1 else SingleProcess()
-        return
-    collectives = join(place, device)
     if place.size == 1:
-        yield collectives
+        yield SingleProcess()
         return
+    is_joined = dist.is_initialized()  # by the script itself, which then also leaves
+    collectives = ProcessGroup(device) if is_joined else join(place, device)
     try:
         yield collectives
     except Exception:
         # With NCCL, and after Ctrl-C, something may be under way that waits for lost processes.
-        if device.type == "cpu":
+        if device.type == "cpu" and not is_joined:
             leave()
         raise
-    leave()
+    finally:
+        collectives.close()
+    if not is_joined:
+        leave()
