@@ -466,6 +466,6 @@ def _read_length(name: str, value: object) -> Unit | None:
             "for seconds."
         )
     raise ConfigurationError(
-        f"{name}={value!r} is a {type(value).__name__}, which is no length. Write Batch(500), "
-        "Epoch(5), Time(7200) for seconds, or text such as '5ep'."
+        f"{name}={value!r} is no length. Write Batch(500), Epoch(5), Time(7200) for seconds, or "
+        "text such as '5ep'."
     )

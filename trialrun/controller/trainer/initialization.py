@@ -168,14 +168,13 @@ def _configuration(
         data = dict(exp_conf or {})
     else:
         raise ConfigurationError(
-            f"exp_conf is a {type(exp_conf).__name__}: {exp_conf!r}. Give a dictionary with the "
-            "keys of trial.yaml, or the path of such a file."
+            f"exp_conf is {exp_conf!r}. Give a dictionary with the keys of trial.yaml, or the path "
+            "of such a file."
         )
     if hparams is not None:
         if not isinstance(hparams, Mapping):
             raise ConfigurationError(
-                f"hparams is a {type(hparams).__name__}: {hparams!r}. Give a dictionary of names "
-                "and values."
+                f"hparams is {hparams!r}. Give a dictionary of names and values."
             )
         data["hyperparameters"] = {**(data.get("hyperparameters") or {}), **hparams}
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -201,9 +200,9 @@ def _require_fitting(config: ExperimentConfig, place: Place) -> None:
         raise ConfigurationError(not_divisible(config.slots, place.size))
     if config.processes not in (None, place.size):
         raise ConfigurationError(
-            f"The configuration says processes: {config.processes}, but {place.size} run the "
-            f"script. Start it with torchrun --nproc-per-node {config.processes}, or leave the key "
-            "out: any number gives the same bits."
+            f"The configuration says processes: {config.processes}, but the number of processes "
+            f"that run the script is {place.size}. Start it with torchrun --nproc-per-node "
+            f"{config.processes}, or leave the key out: any number gives the same bits."
         )
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_gpus and place.local_rank >= num_gpus:
