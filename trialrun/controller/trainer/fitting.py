@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
-from trialrun._errors import ConfigurationError, InvalidTrialError, RunConflictError
+from trialrun._errors import InvalidTrialError, RunConflictError
 from trialrun._trial import Trial
-from trialrun._units import Batch, Epoch, Time, Unit, parse_unit
-from trialrun.controller.bookkeeping import (
-    CheckpointState,
-    Database,
-    RunState,
-    checkpoints_of_trial,
-    finish_attempt,
-)
+from trialrun._units import Unit
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
 from trialrun.controller.engine.loop import CheckpointSink, Outcome
@@ -31,15 +23,14 @@ from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.engine.session import TrialSession
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.going_on import how_to_go_on
-from trialrun.controller.launch.recording import AttemptRecords, recorded
-from trialrun.controller.trainer.attempts import (
-    ScriptAttempt,
-    ScriptTrial,
-    TrialClass,
-    recorded_failure,
+from trialrun.controller.trainer.arguments import (
+    AS_CONFIGURED,
+    AsConfigured,
+    fit_configuration,
 )
+from trialrun.controller.trainer.attempts import ScriptTrial, TrialClass
 from trialrun.controller.trainer.chief import on_chief
+from trialrun.controller.trainer.chief_attempt import ChiefAttempt
 from trialrun.controller.trainer.initialization import Surroundings, open_surroundings
 from trialrun.controller.trainer.process_state import threads
 from trialrun.controller.trainer.progress import ProgressLines, count, say
@@ -47,17 +38,6 @@ from trialrun.controller.trainer.signals import ScriptSignals
 from trialrun.controller.trainer.starting import CheckpointName, Start
 
 logger = logging.getLogger(__name__)
-
-
-class _AsConfigured(enum.Enum):
-    AS_CONFIGURED = "as configured"
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-AS_CONFIGURED: Final = _AsConfigured.AS_CONFIGURED
-"""What ``exp_conf`` says, else the default of ``docs/configuration.md``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,13 +85,13 @@ class Trainer:
 
     def fit(
         self,
-        checkpoint_period: Unit | str | None | _AsConfigured = AS_CONFIGURED,
-        validation_period: Unit | str | None | _AsConfigured = AS_CONFIGURED,
+        checkpoint_period: Unit | str | None | AsConfigured = AS_CONFIGURED,
+        validation_period: Unit | str | None | AsConfigured = AS_CONFIGURED,
         max_length: Unit | str | None = None,
-        reporting_period: Unit | str | _AsConfigured = AS_CONFIGURED,
-        checkpoint_policy: CheckpointPolicy | str | _AsConfigured = AS_CONFIGURED,
+        reporting_period: Unit | str | AsConfigured = AS_CONFIGURED,
+        checkpoint_policy: CheckpointPolicy | str | AsConfigured = AS_CONFIGURED,
         latest_checkpoint: CheckpointName = None,
-        step_zero_validation: bool | _AsConfigured = AS_CONFIGURED,
+        step_zero_validation: bool | AsConfigured = AS_CONFIGURED,
         test_mode: bool = False,
     ) -> TrainingResult:
         """Trains until the trial has its length, or somebody stops it.
@@ -146,8 +126,8 @@ class Trainer:
             Exception: Whatever the user's code raises, as it is.
         """
         surroundings = self._require_open()
-        config = _configuration(
-            surroundings,
+        config = fit_configuration(
+            surroundings.config_data,
             test_mode=test_mode,
             checkpoint_period=checkpoint_period,
             validation_period=validation_period,
@@ -232,7 +212,7 @@ class Trainer:
     def _train(self, config: ExperimentConfig, latest_checkpoint: CheckpointName) -> TrainingResult:
         runtime = self._surroundings.runtime
         with contextlib.ExitStack() as stack:
-            chief = _Chief(self._records, stack) if runtime.collectives.is_chief else None
+            chief = ChiefAttempt(self._records, stack) if runtime.collectives.is_chief else None
 
             def claim() -> dict[str, Any]:
                 assert chief is not None  # called there alone
@@ -241,7 +221,7 @@ class Trainer:
                     latest_checkpoint,
                     num_processes=runtime.collectives.size,
                     check=self._require_startable,
-                    batches=lambda: self._session and self._session.batches_completed,
+                    batches=self._batches_completed,
                 )
 
             begun = on_chief(runtime.collectives, claim, "begin of the attempt")
@@ -265,7 +245,7 @@ class Trainer:
         return result
 
     def _run(
-        self, config: ExperimentConfig, begun: dict[str, Any], chief: _Chief | None
+        self, config: ExperimentConfig, begun: dict[str, Any], chief: ChiefAttempt | None
     ) -> Outcome:
         runtime = self._surroundings.runtime
         records = None if chief is None else chief.record(runtime.stop_request)
@@ -307,6 +287,9 @@ class Trainer:
                 clock,
             )
 
+    def _batches_completed(self) -> int | None:
+        return None if self._session is None else self._session.batches_completed
+
     def _require_startable(self, start: Start) -> None:
         if self._has_trained and start.point is None:
             raise RunConflictError(
@@ -318,86 +301,6 @@ class Trainer:
         surroundings = self._surroundings
         if surroundings.prints_progress and surroundings.runtime.collectives.is_chief:
             say(text)
-
-
-class _Chief:
-    """What the chief does besides training.
-
-    Args:
-        records: The records of the Trainer's trial.
-        stack: What must end with the attempt, whatever ends it.
-    """
-
-    def __init__(self, records: ScriptTrial, stack: contextlib.ExitStack) -> None:
-        self._records = records
-        self._stack = stack
-        self._recording = contextlib.ExitStack()
-        self._claimed: ScriptAttempt | None = None
-        self._database: Database | None = None
-
-    def claim(
-        self,
-        config: ExperimentConfig,
-        latest_checkpoint: CheckpointName,
-        *,
-        num_processes: int,
-        check: Any,
-        batches: Any,
-    ) -> dict[str, Any]:
-        """Claims an attempt; returns what all processes must know of it."""
-        database = self._database = self._records.database
-        claimed = self._claimed = self._stack.enter_context(
-            self._records.claimed(
-                database, config, latest_checkpoint, num_processes=num_processes, check=check
-            )
-        )
-        self._stack.enter_context(recorded_failure(database, claimed, batches))
-        self._stack.enter_context(self._recording)
-        start = claimed.start
-        return {
-            "config": claimed.config.to_json(),
-            "checkpoint": None if start is None else str(start.path),
-            "metadata": claimed.metadata(),
-            "remarks": claimed.remarks,
-            "lines": [
-                f"Experiment {claimed.experiment.id} ({claimed.experiment.name}): seed "
-                f"{claimed.trial.seed}, {count(claimed.config.slots, 'slot')} on "
-                f"{count(num_processes, 'process')}",
-                f"Records: {database.name}",
-                "Start: at batch 0"
-                if start is None
-                else f"Goes on: at batch {start.batches}, checkpoint {start.uuid}",
-            ],
-        }
-
-    def record(self, stop_request: StopRequest) -> AttemptRecords:
-        """Opens what the session writes to."""
-        assert self._claimed is not None and self._database is not None  # by ``claim``
-        return self._recording.enter_context(
-            recorded(self._claimed.recording(self._database), self._claimed.config, stop_request)
-        )
-
-    def conclude(self, outcome: Outcome) -> dict[str, Any]:
-        """Waits until everything is on the disk, and records the end."""
-        claimed, database = self._claimed, self._database
-        assert claimed is not None and database is not None  # by ``claim``
-        self._recording.close()
-        is_completed = outcome is Outcome.COMPLETED
-        state = RunState.COMPLETED if is_completed else RunState.PAUSED
-        finish_attempt(database, claimed.attempt.id, state)
-        rows = checkpoints_of_trial(database, claimed.trial.id, state=CheckpointState.COMPLETED)
-        newest = rows[0] if rows else None
-        batches = 0 if newest is None else newest.batches
-        number = claimed.experiment.id
-        return {
-            "experiment": number,
-            "batches": batches,
-            "checkpoint": None if newest is None else newest.path,
-            "text": f"Completed experiment {number} after {batches} batches."
-            if is_completed
-            else f"Paused experiment {number} after {batches} batches. To go on, "
-            f"{how_to_go_on(claimed.experiment)}.",
-        }
 
 
 @contextlib.contextmanager
@@ -430,42 +333,3 @@ def _require_made_with(runtime: Runtime, trial: Trial) -> Construction:
             "context), context)."
         )
     return construction
-
-
-def _configuration(
-    surroundings: Surroundings, *, test_mode: bool, **arguments: Any
-) -> ExperimentConfig:
-    given = {name: value for name, value in arguments.items() if value is not AS_CONFIGURED}
-    for name in ("checkpoint_period", "validation_period", "max_length", "reporting_period"):
-        if name in given:
-            given[name] = _read_length(name, given[name])
-    data = {**surroundings.config_data, **given}
-    if test_mode:
-        data.setdefault("max_length", "1ep")  # a rehearsal has its own
-    if data.get("max_length") is None:
-        raise ConfigurationError(
-            "fit has no max_length: when is the trial complete? Give one, such as "
-            "fit(max_length=Epoch(5)), or max_length in exp_conf."
-        )
-    return read_config(data)
-
-
-def _read_length(name: str, value: object) -> Unit | None:
-    if value is None and name != "reporting_period":
-        return None
-    if isinstance(value, Batch | Epoch | Time):
-        return value
-    if isinstance(value, str):
-        try:
-            return parse_unit(value)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{name}: {error}") from None
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise ConfigurationError(
-            f"{name}={value} has no unit. Write Batch({value}), Epoch({value}) or Time({value}) "
-            "for seconds."
-        )
-    raise ConfigurationError(
-        f"{name}={value!r} is no length. Write Batch(500), Epoch(5), Time(7200) for seconds, or "
-        "text such as '5ep'."
-    )

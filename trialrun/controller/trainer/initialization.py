@@ -127,12 +127,12 @@ def init(
         seed=seed,
         name=name,
     )
-    with _OPEN.claimed(), kept_process_state():
-        place = _own_place()
-        data.setdefault("slots", place.size)
-        # A length is not needed yet; one that is there is checked.
-        config = read_config({"max_length": "1ba", **data})
-        _require_fitting(config, place)
+    place = _own_place()
+    data.setdefault("slots", place.size)
+    # A length is not needed yet; one that is there is checked.
+    config = read_config({"max_length": "1ba", **data})
+    _require_fitting(config, place)
+    with _OPEN.claimed(), kept_process_state(place.local_rank):
         device = choose_device(place.local_rank)
         with _joined(place, device) as collectives:
             runtime = Runtime(

@@ -11,15 +11,19 @@ import torch
 
 
 @contextmanager
-def kept_process_state() -> Iterator[None]:
-    """Puts random generators, threads and settings of torch back when the block ends."""
+def kept_process_state(gpu: int) -> Iterator[None]:
+    """Puts random generators, threads and settings of torch back when the block ends.
+
+    Args:
+        gpu: The GPU that the block will use, where there are any.
+    """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     num_threads = torch.get_num_threads()
     cudnn = torch.backends.cudnn
     benchmark, deterministic = cudnn.benchmark, cudnn.deterministic
     has_gpu = torch.cuda.is_available()
-    gpu = torch.cuda.current_device() if has_gpu else None
-    gpus = torch.cuda.get_rng_state_all() if has_gpu else []
+    chosen_gpu = torch.cuda.current_device() if has_gpu else None
+    gpu_state = torch.cuda.get_rng_state(gpu) if has_gpu else None
     try:
         yield
     finally:
@@ -28,9 +32,9 @@ def kept_process_state() -> Iterator[None]:
         torch.set_rng_state(cpu)
         torch.set_num_threads(num_threads)
         cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
-        if gpu is not None:
-            torch.cuda.set_rng_state_all(gpus)
-            torch.cuda.set_device(gpu)
+        if chosen_gpu is not None and gpu_state is not None:
+            torch.cuda.set_rng_state(gpu_state, gpu)
+            torch.cuda.set_device(chosen_gpu)
 
 
 @contextmanager
