@@ -171,12 +171,11 @@ def peak_mb():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 before = peak_mb()
-from trialrun.samplers.record_order import RecordOrder
+from trialrun.samplers.record_order import DealtRecords
+from trialrun.samplers.sequences import Count, Shuffled
 def seconds(seed):
     started = time.perf_counter()
-    order = RecordOrder(
-        num_records=10**12, seed=seed, num_slots=4, batch_size=256, is_shuffled=True
-    )
+    order = DealtRecords(source=Shuffled(Count(10**12), seed), num_slots=4, batch_size=256)
     order.sequence(0).take(10**9, 10**9 + 1)
     return time.perf_counter() - started
 first = seconds(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,29 @@ class FolderSink:
         self.saved: list[SavedCheckpoint] = []
         self._folder = folder
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.save_now(contents, metrics, on_written or (lambda folder: None))
+
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str:
         path = self._folder / f"checkpoint-{len(list(self._folder.glob('*')))}"
         path.mkdir(parents=True)
         checksum = digest(contents.models, contents.state["optimizers"])
-        metadata = {**contents.metadata, "digest": checksum}
+        metadata = {**contents.metadata, "digest": checksum, "uuid": path.name}
         write_contents(dataclasses.replace(contents, metadata=metadata), path)
+        on_written(path)
         batches = contents.metadata["batches"]
         self.saved.append(SavedCheckpoint(path, batches, checksum, metrics))
+        return path.name
 
 
 class MemoryJournal:

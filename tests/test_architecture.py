@@ -10,7 +10,7 @@ from pathlib import Path
 import trialrun
 
 ROOT = Path(trialrun.__file__).parent
-LAYERS = ["cli", "controller", "", "samplers"]
+LAYERS = ["cli", "compat", "controller", "", "samplers"]
 """From the top; "" is the API that users import. A module imports from its own or lower layers."""
 MAX_LINES = 620
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from trialrun import InvalidTrialError, data_length, to_device
+from trialrun._batch_contents import batch_to_device
 
 Pair = namedtuple("Pair", ["inputs", "target"])
 META = torch.device("meta")
@@ -151,3 +152,24 @@ def test_a_packed_sequence_goes_as_a_whole() -> None:
     moved = to_device((packed(2, 3), "x"), META)
     assert type(moved[0]) is PackedSequence
     assert moved[0].data.device == META
+
+
+def test_what_stays_is_warned_of_for_each_call_or_once_for_a_set_of_types(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = np.array(["text"])
+    warned: set[type] = set()
+    for _ in range(2):
+        to_device([kept, "a", "b", torch.ones(1)], "meta", warned)
+    assert len(caplog.messages) == 2
+    assert warned == {np.ndarray, str}
+    for _ in range(2):
+        to_device(["a", "b"], "meta")
+    text = "to_device was not able to move data of type {} to meta: it stays where it is."
+    assert caplog.messages == [text.format(name) for name in ("ndarray", "str", "str", "str")]
+
+
+def test_a_batch_is_moved_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    moved = batch_to_device({"x": torch.ones(1), "text": "a"}, META)
+    assert (moved["x"].device, moved["text"]) == (META, "a")
+    assert caplog.messages == []

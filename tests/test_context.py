@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from trialrun import ConfigurationError, InvalidTrialError, MetricReducer, StepMode, TrialContext
 from trialrun._engine import Engine
+from trialrun._run_record import RunRecord
 
 
 class FakeEngine(Engine):
@@ -28,6 +30,10 @@ class FakeEngine(Engine):
 
     def step_optimizer(self, *arguments: Any) -> None:
         self.calls.append(("step_optimizer", *arguments))
+
+    def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
+        self.calls.append(("exchange", value, call, to_all))
+        return [value, "another"] if to_all or self.slot == 0 else None
 
     def set_stop_requested(self, stop_requested: bool) -> None:
         self.stop_requested = stop_requested
@@ -140,7 +146,6 @@ def test_wrapping_returns_the_same_objects(context: TrialContext) -> None:
     [
         ("wrap_model", "torch.nn.Module"),
         ("wrap_optimizer", "torch.optim.Optimizer"),
-        ("wrap_reducer", "trialrun.MetricReducer"),
     ],
 )
 def test_wrapping_something_else_is_refused(context: TrialContext, method: str, takes: str) -> None:
@@ -162,8 +167,9 @@ def test_each_object_is_wrapped_once(context: TrialContext) -> None:
     assert message(lambda: context.wrap_lr_scheduler(scheduler, StepMode.MANUAL_STEP)) == (
         "wrap_lr_scheduler " + twice.format("ExponentialLR")
     )
-    assert message(lambda: context.wrap_reducer(reducer)) == (
-        "wrap_reducer " + twice.format("NoMetric")
+    assert message(lambda: context.wrap_reducer(reducer, "other")) == (
+        "wrap_reducer got the same NoMetric twice, as 'NoMetric' and as 'other'. Wrap each object "
+        "once."
     )
 
 
@@ -227,6 +233,7 @@ def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngi
 
 
 def test_epochs_are_counted_by_the_clock(context: TrialContext, engine: FakeEngine) -> None:
+    engine.is_training = True
     seen = []
     for engine.batches_completed in range(7):
         assert context.current_train_batch() == engine.batches_completed
@@ -236,3 +243,84 @@ def test_epochs_are_counted_by_the_clock(context: TrialContext, engine: FakeEngi
     first, inner, last = (True, False), (False, False), (False, True)
     expected = [(e, *place) for e in range(2) for place in (first, inner, last)]
     assert seen == [*expected, (2, *first)]
+
+
+@pytest.mark.parametrize(
+    "method", ["current_train_batch", "current_train_epoch", "is_epoch_start", "is_epoch_end"]
+)
+def test_before_training_there_is_no_current_batch(context: TrialContext, method: str) -> None:
+    assert message(getattr(context, method)) == (
+        f"{method} was called, but training has not begun, so there is no current batch. Call it "
+        "in train_batch; get_initial_batch() says where this attempt begins."
+    )
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_a_switch_is_true_or_false(context: TrialContext, value: Any) -> None:
+    for method in ("set_stop_requested", "set_enable_tensorboard_logging"):
+        assert message(lambda method=method: getattr(context, method)(value)) == (
+            f"{method} got {value!r}, a {type(value).__name__}; it takes True or False."
+        )
+    assert not context.get_stop_requested()
+
+
+# What is on record, and what is not.
+
+
+def recorded(config: dict[str, Any] | None) -> TrialContext:
+    return TrialContext(
+        hyperparameters={},
+        num_slots=4,
+        seed=9,
+        device=torch.device("cpu"),
+        engine=FakeEngine(),
+        record=RunRecord(experiment_config=config, experiment_id=3, trial_id=5),
+    )
+
+
+def test_a_trial_knows_its_experiment() -> None:
+    config = {"slots": 4, "data": {"folder": "corpus", "splits": [1, 2]}}
+    context = recorded(config)
+    assert (context.get_experiment_id(), context.get_trial_id()) == (3, 5)
+    assert context.get_experiment_config() == config
+    assert context.get_data_config() == {"folder": "corpus", "splits": [1, 2]}
+    # They are copies.
+    context.get_data_config()["splits"].append(3)
+    context.get_experiment_config()["slots"] = 8
+    assert context.get_experiment_config() == config
+
+
+@pytest.mark.parametrize("config", [{}, {"data": None}, {"data": {}}])
+def test_a_configuration_may_say_nothing_of_data(config: dict[str, Any]) -> None:
+    assert recorded(config).get_data_config() == {}
+
+
+def test_without_records_ids_are_0_and_a_configuration_is_missed(context: TrialContext) -> None:
+    assert (context.get_experiment_id(), context.get_trial_id()) == (0, 0)
+    for method in (context.get_experiment_config, context.get_data_config):
+        assert message(method) == (
+            "This context was made without an experiment's configuration. Submit the trial, or "
+            "read what you need with get_hparam."
+        )
+
+
+def test_without_records_there_is_no_folder_for_tensorboard(context: TrialContext) -> None:
+    assert context.get_enable_tensorboard_logging()
+    context.set_enable_tensorboard_logging(False)
+    assert not context.get_enable_tensorboard_logging()
+    for method in (
+        context.get_tensorboard_path,
+        context.get_tensorboard_writer,
+        context.set_profiler,
+    ):
+        assert message(method).startswith("This context has no folder for TensorBoard, because ")
+
+
+def test_what_cannot_be_moved_is_warned_of_once_for_each_type(
+    context: TrialContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        data = {"texts": ["a", "b"], "numbers": (torch.ones(1), np.ones(1)), "count": 3}
+        assert context.to_device(data)["texts"] == ["a", "b"]
+    warned = "to_device was not able to move data of type {} to cpu: it stays where it is."
+    assert caplog.messages == [warned.format("int"), warned.format("str")]

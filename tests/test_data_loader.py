@@ -163,6 +163,35 @@ def test_its_length_is_torchs(arguments: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 3},
+        {"batch_size": 3, "drop_last": True},
+        {"batch_size": 4, "sampler": [6, 1, 1, 5, 0]},
+        {"batch_sampler": [[3, 1], [0], [2, 4, 5]]},
+        {"batch_size": 2, "num_workers": 2},
+        {"batch_size": 4, "collate_fn": sum},
+    ],
+)
+def test_iterating_gives_the_batches_of_torchs_loader(arguments: Any) -> None:
+    data = [value**2 for value in range(7)]
+    expected = list(TorchDataLoader(data, **arguments))
+    loader = DataLoader(data, **arguments)
+    assert [repr(batch) for batch in loader] == [repr(batch) for batch in expected]
+    assert len(loader) == len(expected)
+
+
+def test_iterating_shuffles_anew_each_time_from_torchs_generator() -> None:
+    loader = DataLoader(np.arange(20), batch_size=6, shuffle=True)
+    torch.manual_seed(5)
+    first, second = (torch.cat(list(loader)).tolist() for _ in range(2))
+    torch.manual_seed(5)
+    again = torch.cat(list(loader)).tolist()
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first == again != second
+
+
 def test_the_arguments_stand_in_torchs_order() -> None:
     mine = list(inspect.signature(DataLoader).parameters)
     assert mine == list(inspect.signature(TorchDataLoader).parameters)

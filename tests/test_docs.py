@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import pydantic
 import pytest
 import torch
 import yaml
-from support import make_spec
+from plugin_packages import write_package
+from support import make_spec, run_session
 
 from trialrun.cli import main
 from trialrun.controller.bookkeeping import Database, RunState, get_trial
@@ -126,3 +128,49 @@ def test_benchmarks_run_and_print_ratios(arguments: list[str]) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "ratio" in result.stdout
+
+
+def test_the_reducers_that_the_page_about_trials_wraps(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "trial.md").read_text(encoding="utf-8")
+    section = page.partition("## A metric over all slots")[2].partition("\n## ")[0]
+    calls, classes = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    site = tmp_path / "site"
+    (site / "area").mkdir(parents=True)
+    write_package(site, "area", "1.0", {"roc_auc": "area:LargestError"})
+    (site / "area" / "__init__.py").write_text(f"import torch, trialrun\n{classes}")
+    source = f"""
+import sys
+import torch
+import torchmetrics
+import trialrun
+from trials.linear import Linear
+
+sys.path.append({str(site)!r})
+
+{classes}
+
+class Measuring(Linear):
+    def set_up(self):
+        context = self.context
+{textwrap.indent(calls, " " * 8)}
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.norms.update(batch_idx)
+        self.accuracy.update(torch.tensor([1, 2]), torch.tensor([1, 3]))
+        return super().train_batch(batch, epoch_idx, batch_idx)
+
+    def evaluate_batch(self, batch, batch_idx):
+        self.accuracy.update(torch.tensor([batch_idx]), torch.tensor([0]))
+        for error in (self.error, self.auc):
+            error.update(batch[1] * 0 - batch_idx, batch[1] * 0)
+        return super().evaluate_batch(batch, batch_idx)
+"""
+    trial_file = tmp_path / "trial.py"
+    trial_file.write_text(source, encoding="utf-8")
+    run = run_session(make_spec(trial_file, max_length="3ba"), tmp_path / "checkpoints")
+    ((*_, training),) = run.training
+    ((*_, validation),) = run.validation
+    del training["loss"], validation["loss"]
+    assert training == {"accuracy": 0.5, "largest_norm": 2.0}
+    # 4 batches, numbered from 0; the first is right.
+    assert validation == {"accuracy": 0.25, "largest_error": 3.0, "auc": 3.0}

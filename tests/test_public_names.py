@@ -59,7 +59,11 @@ def test_a_wrong_name_is_answered_with_the_nearest_or_with_all() -> None:
 
 def test_what_trains_nothing_does_not_import_torch() -> None:
     modules = ["trialrun"] + [
-        f"trialrun.cli.{name}" for name in ("_main", "read", "checkpoint", "control", "logs")
+        f"trialrun.cli.{name}"
+        for name in (
+            *("_main", "read", "checkpoint", "control", "logs"),
+            *("inference", "reducers", "run"),
+        )
     ]
     code = (
         "import importlib, sys\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trialrun import samplers
     from trialrun._batch_contents import data_length, to_device
+    from trialrun._callback import Callback
     from trialrun._context import TrialContext
     from trialrun._data_loader import DataLoader
     from trialrun._errors import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from trialrun._reducers import MetricReducer, Reducer
     from trialrun._trial import Trial
     from trialrun._units import Batch, Epoch, Time
+    from trialrun.controller.inference.trained import load_trial
     from trialrun.controller.trainer import Trainer, init
 
 __version__ = "0.1.0.dev0"
@@ -35,6 +37,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Batch",
     "BookkeepingError",
+    "Callback",
     "CheckpointError",
     "ConfigurationError",
     "DataLoader",
@@ -54,6 +57,7 @@ __all__ = [
     "TrialrunError",
     "data_length",
     "init",
+    "load_trial",
     "samplers",
     "to_device",
 ]
@@ -61,6 +65,7 @@ __all__ = [
 _HOMES = {
     "Batch": "_units",
     "BookkeepingError": "_errors",
+    "Callback": "_callback",
     "CheckpointError": "_errors",
     "ConfigurationError": "_errors",
     "DataLoader": "_data_loader",
@@ -80,6 +85,7 @@ _HOMES = {
     "TrialrunError": "_errors",
     "data_length": "_batch_contents",
     "init": "controller.trainer",
+    "load_trial": "controller.inference.trained",
     "to_device": "_batch_contents",
 }
 

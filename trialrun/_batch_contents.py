@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from trialrun._errors import InvalidTrialError
+
+logger = logging.getLogger(__name__)
 
 _TORCH_FLOATS = {"float16", "float32", "float64", "complex64", "complex128"}
 
@@ -61,7 +64,7 @@ def _length(data: Any) -> int | None:
     return None
 
 
-def to_device(data: Any, device: torch.device) -> Any:
+def to_device(data: Any, device: torch.device | str, warned_types: set[type] | None = None) -> Any:
     """Returns the data with every tensor and numeric array, however deep, on the device.
 
     What is on the device already is not copied. Dictionaries, lists, tuples, named tuples,
@@ -69,23 +72,44 @@ def to_device(data: Any, device: torch.device) -> Any:
 
     Args:
         data: Tensors, numpy arrays, objects with ``.to`` (packed sequences, graphs, tokenized
-            texts), and containers of them. Anything else is handed back as it is, arrays of text,
-            objects or 128 bits among them, for which torch has no type.
+            texts), and containers of them. Anything else is handed back as it is, with one warning
+            for each type; arrays of text, objects or 128 bits, for which torch has no type, too.
         device: Where to put them.
+        warned_types: Types that were warned of before; those that are warned of now join them.
     """
+    left: set[type] = set()
+    moved = _moved(data, torch.device(device), left)
+    known = set() if warned_types is None else warned_types
+    for kind in sorted(left - known, key=lambda kind: kind.__qualname__):
+        logger.warning(
+            "to_device was not able to move data of type %s to %s: it stays where it is.",
+            kind.__name__,
+            device,
+        )
+    known |= left
+    return moved
+
+
+def batch_to_device(batch: Any, device: torch.device) -> Any:
+    """Does what ``to_device`` does, without warnings: texts and numbers are at home in a batch."""
+    return _moved(batch, device, set())
+
+
+def _moved(data: Any, device: torch.device, left: set[type]) -> Any:
+    """Returns the data on the device, and adds the types that have no place there."""
     if isinstance(data, torch.Tensor):
         # From page-locked memory the copy runs beside the computation; elsewhere the flag is void.
         return data if data.device == device else data.to(device, non_blocking=True)
     if callable(getattr(data, "to", None)):
         return data.to(device)
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(to_device(value, device) for value in data))
+        return type(data)(*(_moved(value, device, left) for value in data))
     if isinstance(data, list | tuple):
-        return type(data)([to_device(value, device) for value in data])
-    if isinstance(data, np.ndarray):
-        return _as_tensor(data).to(device) if _has_torch_type(data) else data
+        return type(data)([_moved(value, device, left) for value in data])
+    if isinstance(data, np.ndarray) and _has_torch_type(data):
+        return _as_tensor(data).to(device)
     if isinstance(data, Mapping):
-        moved = {key: to_device(value, device) for key, value in data.items()}
+        moved = {key: _moved(value, device, left) for key, value in data.items()}
         if type(data) is dict or not isinstance(data, dict):
             return moved
         container = copy.copy(data)  # an OrderedDict, a defaultdict, a class of the user's own
@@ -95,9 +119,10 @@ def to_device(data: Any, device: torch.device) -> Any:
         # A copy, not a new object: that would run the class's own __post_init__ again.
         duplicate = copy.copy(data)
         for field in dataclasses.fields(data):
-            value = to_device(getattr(data, field.name), device)
+            value = _moved(getattr(data, field.name), device, left)
             object.__setattr__(duplicate, field.name, value)  # also where the class is frozen
         return duplicate
+    left.add(type(data))
     return data
 
 

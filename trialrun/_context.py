@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 
 from trialrun import _batch_contents
+from trialrun._adapted_reducers import FunctionReducer
 from trialrun._batch_size import check_global_batch_size
 from trialrun._construction import Construction, TrialOwner
+from trialrun._distributed import Distributed
 from trialrun._engine import ClipGrads, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
+from trialrun._profiling import make_profiler
 from trialrun._reducers import MetricReducer
+from trialrun._run_record import RunRecord
+from trialrun._tensorboard import TensorBoard
 from trialrun._wrapped import Wrapped, WrappedReducer
+from trialrun._wrapping_reducers import make_wrapped_reducer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 _Scheduler = TypeVar("_Scheduler", bound=SupportsStep)
-_MetricReducer = TypeVar("_MetricReducer", bound=MetricReducer)
+# A metric of torchmetrics is a module.
+_Reducing = TypeVar("_Reducing", bound=MetricReducer | torch.nn.Module)
 
 
 class TrialContext(TrialOwner):
@@ -35,6 +47,8 @@ class TrialContext(TrialOwner):
         seed: The trial's seed.
         device: Where this process computes.
         engine: Who executes the trial.
+        tensorboard: The trial's TensorBoard events; None where nothing is kept.
+        record: What is on record about the run.
     """
 
     device: torch.device
@@ -43,6 +57,10 @@ class TrialContext(TrialOwner):
     """Logical data-parallel workers: the global batch is this many times the per-slot batch."""
     experimental: Experimental
     """What the trial may switch off at its own risk."""
+    distributed: Distributed
+    """How slots hand values to each other."""
+    profiler: torch.profiler.profile | None
+    """What ``set_profiler`` has made."""
 
     def __init__(
         self,
@@ -52,18 +70,31 @@ class TrialContext(TrialOwner):
         seed: int,
         device: torch.device,
         engine: Engine,
+        tensorboard: TensorBoard | None = None,
+        record: RunRecord | None = None,
     ) -> None:
         self.device = device
         self.num_slots = num_slots
         self.experimental = Experimental()
+        self.distributed = Distributed(engine, num_slots)
+        self.profiler = None
         self._hyperparameters = dict(hyperparameters)
         self._seed = seed
         self._wrapped = Wrapped()
         self._engine = engine
+        self._tensorboard = tensorboard or TensorBoard(
+            None, logs_metrics=None, engine=engine, is_chief=True
+        )
+        self._record = record or RunRecord()
+        self._warned_types: set[type] = set()
 
     def trial_begins(self, construction: Construction) -> None:
         """Called by ``Trial`` itself, before its ``__init__``."""
         self._engine.trial_begins(construction)
+
+    def run_begins(self, record: RunRecord) -> None:
+        """Called by trialrun itself, where a run is not on record before its trial is made."""
+        self._record = record
 
     # What the trial is given.
 
@@ -104,6 +135,36 @@ class TrialContext(TrialOwner):
     def get_initial_batch(self) -> int:
         """Returns the batches completed when this attempt began: 0 unless it was resumed."""
         return self._engine.initial_batch
+
+    def get_experiment_config(self) -> dict[str, Any]:
+        """Returns a copy of the experiment's configuration: the keys of ``trial.yaml``, complete.
+
+        Raises:
+            ConfigurationError: This context was made without one.
+        """
+        if self._record.experiment_config is None:
+            raise ConfigurationError(
+                "This context was made without an experiment's configuration. Submit the trial, or "
+                "read what you need with get_hparam."
+            )
+        return copy.deepcopy(dict(self._record.experiment_config))
+
+    def get_data_config(self) -> dict[str, Any]:
+        """Returns the configuration's ``data``: what the trial says to itself about its data.
+
+        Raises:
+            ConfigurationError: This context was made without a configuration.
+        """
+        data: dict[str, Any] | None = self.get_experiment_config().get("data")
+        return {} if data is None else data
+
+    def get_experiment_id(self) -> int:
+        """Returns the experiment's number; 0 where nothing is recorded, as in a rehearsal."""
+        return self._record.experiment_id
+
+    def get_trial_id(self) -> int:
+        """Returns the trial's number; 0 where nothing is recorded, as in a rehearsal."""
+        return self._record.trial_id
 
     # What the trial wraps, in its constructor.
 
@@ -168,35 +229,72 @@ class TrialContext(TrialOwner):
         self._wrapped.add_lr_scheduler(LRScheduler(scheduler, step_mode, frequency))
         return scheduler
 
+    @overload
     def wrap_reducer(
         self,
-        reducer: _MetricReducer,
+        reducer: _Reducing,
         name: str | None = None,
         for_training: bool = True,
         for_validation: bool = True,
-    ) -> _MetricReducer:
-        """Puts a metric reducer under trialrun's care: its result joins the reported metrics.
+    ) -> _Reducing: ...
+
+    @overload
+    def wrap_reducer(
+        self,
+        reducer: str,
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    @overload
+    def wrap_reducer(
+        self,
+        reducer: Callable[[list[Any]], Any],
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+    ) -> FunctionReducer: ...
+
+    def wrap_reducer(
+        self,
+        reducer: Any,
+        name: str | None = None,
+        for_training: bool = True,
+        for_validation: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Puts a metric over all slots under trialrun's care: its result joins the reported ones.
 
         Args:
-            reducer: The reducer; it is returned itself.
+            reducer: A ``MetricReducer``, or a ``torchmetrics`` metric or collection: it is returned
+                itself. A function: what is returned collects by ``update(value)``, and the function
+                gets a list of all values, in the order of batches and slots. A text: the name of a
+                reducer that an installed package brings (``trialrun reducers`` lists them).
             name: The metric's name. Without one the reducer returns a dictionary of metrics.
             for_training: Whether its result is reported with the training metrics.
             for_validation: Whether its result is reported with the validation metrics.
+            options: Keyword arguments with which a package's reducer is made.
+
+        Returns:
+            The object whose ``update`` the trial calls.
 
         Raises:
-            InvalidTrialError: It is no ``MetricReducer``, was wrapped already, or training has
-                begun.
+            InvalidTrialError: It is none of these, was wrapped already, another has its name, no or
+                more than one package brings it, or training has begun.
         """
         self._require_set_up("wrap_reducer")
-        self._wrapped.add_reducer(
-            WrappedReducer(
-                reducer=reducer,
-                name=name,
-                for_training=for_training,
-                for_validation=for_validation,
-            )
+        wrapped = make_wrapped_reducer(
+            reducer,
+            name=name,
+            for_training=for_training,
+            for_validation=for_validation,
+            options=options,
+            device=self.device,
         )
-        return reducer
+        self._wrapped.add_reducer(wrapped)
+        return wrapped.given
 
     # How the trial trains.
 
@@ -236,8 +334,63 @@ class TrialContext(TrialOwner):
         self._engine.step_optimizer(optimizer, clip_grads, auto_zero_grads)
 
     def to_device(self, data: Any) -> Any:
-        """Returns the data with every tensor in it, however deep, on this process's device."""
-        return _batch_contents.to_device(data, self.device)
+        """Returns the data with every tensor in it, however deep, on this process's device.
+
+        What cannot be moved stays as it is, with one warning for each type.
+        """
+        return _batch_contents.to_device(data, self.device, self._warned_types)
+
+    # What people look at.
+
+    def get_tensorboard_path(self) -> Path:
+        """Returns the folder of the trial's TensorBoard events.
+
+        In a rehearsal it is a folder that is deleted at the end.
+
+        Raises:
+            InvalidTrialError: Nothing of this run is kept.
+        """
+        return self._tensorboard.path
+
+    def get_tensorboard_writer(self) -> SummaryWriter:
+        """Returns a ``torch.utils.tensorboard.SummaryWriter`` for events of the trial's own.
+
+        Every slot may use it; it writes what slot 0 says, and discards what the others say.
+
+        Raises:
+            ConfigurationError: tensorboard is not installed.
+            InvalidTrialError: Nothing of this run is kept.
+        """
+        return self._tensorboard.writer()
+
+    def set_enable_tensorboard_logging(self, enable_tensorboard_logging: bool) -> None:
+        """Says whether reported metrics are written as TensorBoard events, from now on.
+
+        Raises:
+            ConfigurationError: tensorboard is not installed.
+            InvalidTrialError: It is not a bool.
+        """
+        self._tensorboard.logs_metrics = enable_tensorboard_logging
+
+    def get_enable_tensorboard_logging(self) -> bool:
+        """Returns whether reported metrics are written, where tensorboard is installed."""
+        return self._tensorboard.logs_metrics
+
+    def set_profiler(self, *args: Any, **kwargs: Any) -> None:
+        """Profiles the training with ``torch.profiler.profile``, which takes these arguments.
+
+        It is started once for the attempt, and stepped after every batch; without a ``schedule`` it
+        records all of it. Traces go to ``get_tensorboard_path()``, unless ``on_trace_ready`` is
+        given. The operations of all slots of the process are in them.
+
+        Raises:
+            InvalidTrialError: Training has begun, or nothing of this run is kept.
+        """
+        if self._engine.is_training:
+            raise InvalidTrialError(
+                "set_profiler was called after training began. Call it in the trial's __init__."
+            )
+        self.profiler = make_profiler(self.get_tensorboard_path(), *args, **kwargs)
 
     # Where the trial is.
 
@@ -247,23 +400,52 @@ class TrialContext(TrialOwner):
         return self._engine.slot
 
     def current_train_batch(self) -> int:
-        """Returns the batches completed since the start of the trial."""
+        """Returns the batches completed since the start of the trial.
+
+        Raises:
+            InvalidTrialError: Training has not begun.
+        """
+        self._require_training("current_train_batch")
         return self._engine.batches_completed
 
     def current_train_epoch(self) -> int:
-        """Returns the epochs completed since the start of the trial."""
+        """Returns the epochs completed since the start of the trial.
+
+        Raises:
+            InvalidTrialError: Training has not begun.
+        """
+        self._require_training("current_train_epoch")
         return self._engine.batches_completed // self._engine.epoch_length
 
     def is_epoch_start(self) -> bool:
-        """Returns whether the current batch is the first of its epoch."""
+        """Returns whether the current batch is the first of its epoch.
+
+        Raises:
+            InvalidTrialError: Training has not begun.
+        """
+        self._require_training("is_epoch_start")
         return self._engine.batches_completed % self._engine.epoch_length == 0
 
     def is_epoch_end(self) -> bool:
-        """Returns whether the current batch is the last of its epoch."""
+        """Returns whether the current batch is the last of its epoch.
+
+        Raises:
+            InvalidTrialError: Training has not begun.
+        """
+        self._require_training("is_epoch_end")
         return (self._engine.batches_completed + 1) % self._engine.epoch_length == 0
 
     def set_stop_requested(self, stop_requested: bool) -> None:
-        """Asks for the trial to stop at the next batch boundary, from any slot."""
+        """Asks for the trial to stop at the next batch boundary, from any slot.
+
+        Raises:
+            InvalidTrialError: It is not a bool.
+        """
+        if not isinstance(stop_requested, bool):
+            raise InvalidTrialError(
+                f"set_stop_requested got {stop_requested!r}, a {type(stop_requested).__name__}; it "
+                "takes True or False."
+            )
         self._engine.set_stop_requested(stop_requested)
 
     def get_stop_requested(self) -> bool:
@@ -275,4 +457,11 @@ class TrialContext(TrialOwner):
             raise InvalidTrialError(
                 f"{method} was called after training began. Wrap everything in the trial's "
                 "__init__."
+            )
+
+    def _require_training(self, method: str) -> None:
+        if not self._engine.is_training:
+            raise InvalidTrialError(
+                f"{method} was called, but training has not begun, so there is no current batch. "
+                "Call it in train_batch; get_initial_batch() says where this attempt begins."
             )

@@ -11,12 +11,23 @@ import logging
 import math
 import multiprocessing
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from torch.utils.data import IterableDataset
+import torch
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset, IterableDataset
 
 from trialrun._errors import InvalidDataLoaderError
+from trialrun._fetching import BatchFunction
+from trialrun.samplers import (
+    BatchSampler,
+    RandomAccessBatchSampler,
+    ReproducibleShuffleSampler,
+    SequentialSampler,
+    as_batch_sampler,
+    as_sampler,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +119,28 @@ class DataLoader:
         order = self.dataset if self.sampler is None else self.sampler
         full, rest = divmod(len(order), self.batch_size)  # type: ignore[arg-type]  # as above
         return full if self.drop_last else full + (rest > 0)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterates over the batches of one pass, all of them, whatever the number of slots.
+
+        For use outside of training and in ``evaluate_full_dataset``. The order of ``shuffle=True``
+        is drawn from torch's default generator, anew for each pass.
+        """
+        batches = _SinglePass(self)
+        return iter(
+            TorchDataLoader(
+                batches,
+                batch_size=None,
+                collate_fn=_identity,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory and torch.cuda.is_available(),
+                pin_memory_device=self.pin_memory_device,
+                timeout=self.timeout,
+                worker_init_fn=self.worker_init_fn,
+                multiprocessing_context=self.multiprocessing_context,
+                prefetch_factor=self.prefetch_factor,
+            )
+        )
 
     def _check_dataset(self) -> None:
         kind = type(self.dataset).__name__
@@ -212,3 +245,41 @@ class DataLoader:
                 f"{name}={value!r} is not a whole number of at least {minimum}."
             )
         object.__setattr__(self, name, number)
+
+
+class _SinglePass(Dataset[Any]):
+    """The batches of one pass, in an order that is drawn once."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._load = BatchFunction(loader)
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        self._batches = one_pass(loader, seed)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Any:
+        (records,) = self._batches.take(number, number + 1)
+        return self._load(records)
+
+
+def one_pass(loader: DataLoader, seed: int) -> RandomAccessBatchSampler:
+    """Returns the batches of one pass, all of them.
+
+    Args:
+        loader: The description.
+        seed: Of the shuffle, where it shuffles.
+    """
+    if loader.batch_sampler is not None:
+        return as_batch_sampler(loader.batch_sampler, seed)
+    if loader.sampler is not None:
+        records = as_sampler(loader.sampler, seed)
+    else:
+        records = SequentialSampler(len(loader.dataset))
+        if loader.shuffle:
+            records = ReproducibleShuffleSampler(records, seed)
+    return BatchSampler(records, loader.batch_size, loader.drop_last)
+
+
+def _identity(batch: Any) -> Any:
+    return batch

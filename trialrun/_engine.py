@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,20 @@ class Engine(abc.ABC):
         auto_zero_grads: bool,
     ) -> None:
         """Sums the slots' gradients, averages, clips, steps and zeroes, once for all slots."""
+
+    @abc.abstractmethod
+    def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
+        """Hands values from slot to slot; every slot calls it equally often.
+
+        Args:
+            value: The executing slot's value, plain data.
+            call: What the trial has called, one of ``_distributed.CALLS``.
+            to_all: Whether all slots need the values, or slot 0 alone.
+
+        Returns:
+            The values of all slots in slot order, copied for the executing slot; None where only
+            slot 0 needs them and this is another.
+        """
 
     @abc.abstractmethod
     def set_stop_requested(self, stop_requested: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from trialrun._errors import InvalidTrialError
 
@@ -19,6 +19,9 @@ class StepMode(enum.Enum):
     """After every ``frequency``-th step of the scheduler's optimizer."""
     MANUAL_STEP = "manual"
     """Never by trialrun. ``train_batch`` runs once for each slot, so it is no place to step it."""
+
+
+_StepMode: TypeAlias = StepMode
 
 
 class SupportsStep(Protocol):
@@ -45,6 +48,9 @@ class LRScheduler:
     Raises:
         InvalidTrialError: ``step_mode`` is not a ``StepMode``, or ``frequency`` is below 1.
     """
+
+    StepMode: TypeAlias = _StepMode
+    """The same enum, for those who write ``LRScheduler.StepMode``."""
 
     def __init__(self, scheduler: SupportsStep, step_mode: StepMode, frequency: int = 1) -> None:
         if not isinstance(step_mode, StepMode):

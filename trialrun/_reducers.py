@@ -26,15 +26,20 @@ class MetricReducer(abc.ABC):
     Each slot has its own copy of the attributes. The trial feeds them from ``train_batch`` or
     ``evaluate_batch``; at the end of a reporting period or a validation trialrun calls
     ``per_slot_reduce`` for every slot, hands all results in slot order to ``cross_slot_reduce``
-    once, and then ``reset`` for every slot.
+    once, and then ``reset`` for every slot. A slot may have been fed nothing: a validation can have
+    fewer batches than there are slots.
 
     Results of ``per_slot_reduce`` travel between processes as plain data: numbers, strings,
-    tensors, numpy arrays, and lists, tuples and dictionaries of them.
+    tensors, numpy arrays, and lists, tuples and dictionaries of them. Tensors arrive on the CPU;
+    until then they may stay on their device, and cost one transfer for each report.
+
+    What the two ``reduce`` methods draw at random belongs to the batch and the slot, as it does in
+    ``train_batch``.
     """
 
     @abc.abstractmethod
     def reset(self) -> None:
-        """Forgets everything collected: called before each period and validation."""
+        """Forgets everything collected: called before and after each period and validation."""
 
     @abc.abstractmethod
     def per_slot_reduce(self) -> Any:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from typing import TYPE_CHECKING, Any, Self
 
 from trialrun._construction import Construction, TrialOwner
+from trialrun._errors import InvalidTrialError
 from trialrun._reducers import Reducer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
+    from trialrun._callback import Callback
     from trialrun._context import TrialContext
     from trialrun._data_loader import DataLoader
 
@@ -70,9 +75,13 @@ class Trial(abc.ABC):
             scalar tensor, which is then called ``loss``.
         """
 
-    @abc.abstractmethod
+    # One of the next two is required.
+
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Evaluates one batch of the validation data; gradients are off, models in eval mode.
+
+        The batches are shared out among the slots. A method without ``batch_idx`` is called
+        without it.
 
         Args:
             batch: What the collate function made of the records, on the slot's device.
@@ -81,6 +90,74 @@ class Trial(abc.ABC):
         Returns:
             A dictionary of metric names and scalars, with the same names for every batch.
         """
+        raise NotImplementedError
+
+    def evaluate_full_dataset(self, data_loader: Any) -> dict[str, Any]:
+        """Evaluates all of the validation data at once, in the chief process, as slot 0.
+
+        For metrics that no reducer can make of batches; gradients are off, models in eval mode.
+
+        Args:
+            data_loader: What ``build_validation_data_loader`` returned: iterate over it for the
+                batches of the whole data. They are not on the device yet: ``context.to_device``.
+
+        Returns:
+            A dictionary of metric names and scalars.
+        """
+        raise NotImplementedError
+
+    # The rest is optional.
+
+    def build_callbacks(self) -> dict[str, Callback]:
+        """Returns callbacks by the names that they have in checkpoints.
+
+        Called once, before the data loaders are built.
+        """
+        return {}
+
+    @classmethod  # noqa: B027 - by default there is nothing to prepare
+    def prepare_data(cls, hparams: Mapping[str, Any]) -> None:
+        """Downloads or unpacks what the data loaders read.
+
+        Called once on each machine, before any process makes a trial; the others wait. No two runs
+        of the same file are in it at the same time. Find out first whether there is anything to do.
+
+        Args:
+            hparams: The trial's hyperparameters.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of the trial's own attributes: plain data.
+
+        Called in the chief process, where slot 0 is.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027 - no state
+        """Takes up what ``state_dict`` returned; called in every process."""
+
+    def build_test_data_loader(self) -> DataLoader:
+        """Returns the description of the test data, which training never asks for; optional.
+
+        ``trialrun evaluate --data test`` and ``trialrun predict --data test`` need it.
+        """
+        raise NotImplementedError("Override build_test_data_loader to have test data.")
+
+    def predict_batch(self, batch: Any, batch_idx: int) -> Any:
+        """Predicts for one batch; gradients are off, models in eval mode; optional.
+
+        ``trialrun predict`` needs it.
+
+        Args:
+            batch: What the collate function made of the records, on the device.
+            batch_idx: The batch's place in the data, counted from 0.
+
+        Returns:
+            A tensor or numeric array whose first dimension is the records of the batch, or a
+            dictionary of names and such tensors or arrays: the same names, types and further
+            dimensions for every batch.
+        """
+        raise NotImplementedError("Override predict_batch to predict.")
 
     def evaluation_reducer(self) -> Reducer | dict[str, Reducer]:
         """Returns how validation metrics are reduced over batches: all alike, or name by name."""
@@ -91,3 +168,39 @@ class Trial(abc.ABC):
         from trialrun._batch_contents import data_length
 
         return data_length(batch)
+
+
+def require_complete(cls: type[Trial], where: str) -> None:
+    """Checks that a class has all that every trial must have.
+
+    Args:
+        cls: The user's class.
+        where: The file that it is in, for the error.
+
+    Raises:
+        InvalidTrialError: Methods are missing, with the signatures to write.
+    """
+    missing = [signature_of(name) for name in sorted(cls.__abstractmethods__)]
+    evaluates = [name for name in _EVALUATIONS if getattr(cls, name) is not getattr(Trial, name)]
+    if not evaluates:
+        missing.append(signature_of("evaluate_batch"))
+    if missing:
+        signatures = "\n".join(f"    {signature}: ..." for signature in sorted(missing))
+        raise InvalidTrialError(
+            f"{cls.__name__} in {where} lacks what every Trial must have. Write:\n{signatures}"
+        )
+    if len(evaluates) > 1:
+        raise InvalidTrialError(
+            f"{cls.__name__} in {where} has both evaluate_batch and evaluate_full_dataset. Write "
+            "evaluate_batch, which all slots share, or evaluate_full_dataset, which slot 0 "
+            "executes alone."
+        )
+
+
+_EVALUATIONS = ("evaluate_batch", "evaluate_full_dataset")
+
+
+def signature_of(name: str) -> str:
+    """Returns a Trial's method as a user writes its first line, without the colon."""
+    parameters = inspect.signature(getattr(Trial, name)).parameters
+    return f"def {name}({', '.join(parameters)})"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trialrun._adapted_reducers import AdaptedReducer
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun._reducers import MetricReducer
@@ -16,6 +17,8 @@ from trialrun._reducers import MetricReducer
 class WrappedReducer:
     """A metric reducer with the name and the reports that it was wrapped for."""
 
+    given: object
+    """What the trial updates: the reducer, or what it stands around."""
     reducer: MetricReducer
     name: str | None
     for_training: bool
@@ -24,7 +27,11 @@ class WrappedReducer:
     @property
     def label(self) -> str:
         """How messages call it."""
-        return self.name or type(self.reducer).__name__
+        if self.name is not None:
+            return self.name
+        if isinstance(self.reducer, AdaptedReducer):
+            return self.reducer.label
+        return type(self.reducer).__name__
 
 
 class Wrapped:
@@ -85,12 +92,27 @@ class Wrapped:
 
     def add_reducer(self, wrapped: WrappedReducer) -> None:
         """Keeps a reducer with its name."""
-        reducer = wrapped.reducer
-        if not isinstance(reducer, MetricReducer):
-            raise InvalidTrialError(
-                f"wrap_reducer got a {type(reducer).__name__}; it takes a trialrun.MetricReducer."
+        name = wrapped.name
+        for known in self.reducers:
+            if known.given is wrapped.given:
+                raise InvalidTrialError(
+                    f"wrap_reducer got the same {type(wrapped.given).__name__} twice, as "
+                    f"{known.label!r} and as {wrapped.label!r}. Wrap each object once."
+                )
+            if _share_a_module(known.given, wrapped.given):
+                raise InvalidTrialError(
+                    f"The metrics of the reducers {known.label!r} and {wrapped.label!r} have one "
+                    "in common, which cannot collect for both. Give one of them a copy of it, such "
+                    "as metric.clone()."
+                )
+            shares_a_report = (known.for_training and wrapped.for_training) or (
+                known.for_validation and wrapped.for_validation
             )
-        _require_new(reducer, [r.reducer for r in self.reducers], "wrap_reducer")
+            if name is not None and known.name == name and shares_a_report:
+                raise InvalidTrialError(
+                    f"Two reducers are called {name!r}, a {type(known.given).__name__} and a "
+                    f"{type(wrapped.given).__name__}. Give each metric a name of its own."
+                )
         self.reducers.append(wrapped)
 
 
@@ -99,3 +121,9 @@ def _require_new(item: object, wrapped: Sequence[object], method: str) -> None:
         raise InvalidTrialError(
             f"{method} got the same {type(item).__name__} twice. Wrap each object once."
         )
+
+
+def _share_a_module(one: object, other: object) -> bool:
+    if not isinstance(one, torch.nn.Module) or not isinstance(other, torch.nn.Module):
+        return False
+    return not {*one.modules()}.isdisjoint(other.modules())

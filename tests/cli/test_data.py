@@ -25,15 +25,19 @@ def place(straight: tuple[Workplace, Result]) -> Workplace:
 
 @pytest.fixture(scope="module")
 def seen(place: Workplace) -> dict[Share, list[int]]:
-    """What the trial wrote down of each share of a batch."""
+    shares = seen_by(place)
+    assert len(shares) == NUM_BATCHES * NUM_SLOTS
+    return shares
+
+
+def seen_by(place: Workplace) -> dict[Share, list[int]]:
+    """Returns what the trial wrote down of each share of a batch."""
     text = (place.folder / "seen.txt").read_text(encoding="utf-8")
     found = re.findall(r"batch (\d+), slot (\d+): records \[(.*)\]", text)
-    shares = {
+    return {
         (int(batch), int(slot)): [int(record) for record in records.split(", ")]
         for batch, slot, records in found
     }
-    assert len(shares) == NUM_BATCHES * NUM_SLOTS
-    return shares
 
 
 def test_show_names_the_records_that_each_slot_saw(
@@ -140,20 +144,63 @@ def test_what_does_not_exist_is_said(place: Workplace, arguments: list[str], mes
     assert message in result.err
 
 
-def test_an_order_of_the_trials_own_is_not_guessed(tmp_path: Path) -> None:
-    # It has the name of trialrun's own order, and another seed.
-    own = "sampler=samplers.ReproducibleShuffleSampler(samplers.SequentialSampler(37), 5)"
-    source = TRIAL.replace("batch_size=2, shuffle=True", f"batch_size=2, {own}")
+def place_with(folder: Path, arguments: str) -> Workplace:
+    """Returns a place whose trial gives other arguments to its training DataLoader."""
+    source = TRIAL.replace("batch_size=2, shuffle=True", arguments)
+    assert source != TRIAL
     source = source.replace("from trialrun import DataLoader, Trial", "from trialrun import *")
-    place = Workplace(tmp_path / "own", source)
+    return Workplace(folder, source)
+
+
+OWN = {
+    "weights": "batch_size=2, sampler=samplers.WeightedSampler([3.0] * 12 + [0, 1] * 12, 20, 5)",
+    "length groups": "batch_sampler=samplers.LengthGroupedBatchSampler(range(37), 3, 5, True)",
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_chain_of_the_trials_own_is_known_in_both_directions(name: str, tmp_path: Path) -> None:
+    place = place_with(tmp_path, OWN[name])
+    assert place.run("submit", "trial.py", "--processes", "1", "--max-length", "9ba").code == 0
+    seen = seen_by(place)
+    assert len(seen) == 9 * NUM_SLOTS
+    for batch in (0, 4, 8):
+        shown = place.invoke("data", "show", "1", "--batch", str(batch), "--json").json
+        assert [share["records"] for share in shown["slots"]] == [
+            seen[batch, slot] for slot in range(NUM_SLOTS)
+        ]
+    for record in (0, 5, 12, 36):
+        found = place.invoke("data", "find", "1", "--record", str(record), "--json").json
+        assert sorted((use["batch"], use["slot"], use["place"]) for use in found["uses"]) == [
+            (batch, slot, place)
+            for (batch, slot), records in sorted(seen.items())
+            for place in range(len(records))
+            if records[place] == record
+        ]
+    assert (
+        place.invoke("data", "find", "1", "--record", "12").lines[-1]
+        == "Record 12 is in no batch of the trial: its samplers leave it out, or the trial ends "
+        "before its turn."
+    ) == (name == "weights")
+    for path in (place.home / "experiments").rglob("*.npy"):
+        path.unlink()
+        result = place.invoke("data", "show", "1", "--batch", "0")
+        assert result.code == 2 and f"{path} is missing" in result.err
+
+
+def test_an_order_from_elsewhere_is_not_guessed(tmp_path: Path) -> None:
+    own = "batch_size=2, sampler=torch.utils.data.WeightedRandomSampler([1.0] * 37, 37)"
+    place = place_with(tmp_path, own)
     assert place.run("submit", "trial.py", "--processes", "1", "--max-length", "2ba").code == 0
-    result = place.invoke("data", "show", "1", "--batch", "0")
-    assert result.code == 2
-    assert re.search(
-        r"Experiment 1 orders its records by a sampler or loader of its own "
-        r"\(Sequential -> Shuffle #[0-9a-f]{8}\), of which only the name is on record\. Ask the ",
-        result.err,
-    )
+    for command in (("show", "1", "--batch", "0"), ("find", "1", "--record", "0")):
+        result = place.invoke("data", *command)
+        assert result.code == 2
+        assert re.search(
+            r"Experiment 1 orders its records by WeightedRandomSampler #[0-9a-f]{8}, which cannot "
+            r"be made again here\. The stage WeightedRandomSampler is none of trialrun's own, and "
+            r"only its name is on record\.",
+            result.err,
+        )
 
 
 def test_the_answer_comes_without_torch(place: Workplace) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trialrun.controller.config import (
     parse_hyperparameter,
     read_config,
     read_config_file,
+    with_hyperparameters,
 )
 
 NO_LENGTH = (
@@ -72,6 +74,8 @@ def test_a_configuration_reads_back_what_it_writes() -> None:
             "searcher": {"metric": "accuracy", "smaller_is_better": False},
             "checkpoint_gc": {"save_trial_best": 0, "save_trial_latest": 5},
             "hyperparameters": {"lr": 0.1, "layers": [1, 2]},
+            "data": {"folder": "/data", "splits": {"train": [0, 1]}},
+            "labels": ["a", "b"],
             "seed": 2**63 - 1,
         }
     )
@@ -141,6 +145,16 @@ def test_a_configuration_reads_back_what_it_writes() -> None:
             f"Configuration key 'seed' is {2**63}: Input should be less than {2**63}",
         ),
         (
+            {"data": {"begin": datetime.date(2024, 5, 1)}},
+            "Configuration key 'data' is {'begin': datetime.date(2024, 5, 1)}: the value of "
+            "'begin' cannot be kept as JSON. Use numbers, strings, booleans, null, lists, and "
+            "mappings whose keys are strings; quote dates.",
+        ),
+        (
+            {"labels": "one"},
+            "Configuration key 'labels' is 'one': Input should be a valid list",
+        ),
+        (
             {"hyperparameters": [1]},
             "Configuration key 'hyperparameters' is [1]: Input should be a valid dictionary",
         ),
@@ -160,6 +174,19 @@ def test_every_problem_is_named_in_one_go() -> None:
 
 def test_processes_that_do_not_divide_the_slots_are_answered_with_the_divisors() -> None:
     assert not_divisible(4, 3).endswith("Choose one of 1, 2, 4.")
+
+
+def test_a_key_that_was_written_otherwise_is_named_as_it_was_written() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_config(
+            {"max_length": "1ep", "slots": 0, "searcher": {"metric": 3}, "labels": [1]},
+            {"slots": "resources.slots_per_trial", "labels": "tags"},
+        )
+    assert [line.partition(" is ")[0] for line in str(caught.value).splitlines()] == [
+        "Configuration key 'tags.0'",
+        "Configuration key 'searcher.metric'",
+        "Configuration key 'resources.slots_per_trial'",
+    ]
 
 
 # The file.
@@ -234,6 +261,37 @@ def test_a_flag_names_a_hyperparameter_of_the_configuration_if_it_has_any() -> N
         parse_hyperparameter("l_r=2", {"lr": 1})
     assert str(caught.value) == (
         "There is no hyperparameter 'l_r' in the configuration. Did you mean 'lr'?"
+    )
+
+
+def test_a_dotted_name_reaches_into_a_mapping() -> None:
+    known = {"optimizer": {"lr": 1, "betas": {"first": 0.9}}, "lr": 3, "a.b": 4}
+    texts = ["optimizer.lr=2", "optimizer.betas.first=0.8", "a.b=5", "lr=6"]
+    assert with_hyperparameters(known, texts) == {
+        "optimizer": {"lr": 2, "betas": {"first": 0.8}},
+        "lr": 6,
+        "a.b": 5,
+    }
+    assert known["optimizer"] == {"lr": 1, "betas": {"first": 0.9}}
+    # Without a configuration nothing says that the dot is no part of a name.
+    assert with_hyperparameters({}, ["a.b=1", "c=2"]) == {"a.b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("texts", "name", "advice"),
+    [
+        (["optimizer.l_r=2"], "optimizer.l_r", " Did you mean 'optimizer.lr'?"),
+        (["optimizer=sgd", "optimizer.lr=2"], "optimizer.lr", " Did you mean 'optimizer'?"),
+        (["lr.optimizer=2"], "lr.optimizer", " Did you mean 'optimizer'?"),
+    ],
+)
+def test_a_dotted_name_that_leads_nowhere_is_refused(
+    texts: list[str], name: str, advice: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        with_hyperparameters({"optimizer": {"lr": 1}, "lr": 3}, texts)
+    assert str(caught.value) == (
+        f"There is no hyperparameter {name!r} in the configuration." + advice
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import io
 import pickle
+import struct
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,58 @@ def test_a_snapshot_shares_no_memory() -> None:
     assert not restored[3].requires_grad
 
 
+def test_what_arrives_has_memory_of_its_own() -> None:
+    tensor, array = torch.zeros(2), np.zeros(2)
+    encoded = plain.encode([tensor, array], "value")
+    tensor += 1
+    array += 1
+    first, second = plain.decode(encoded)
+    assert first.tolist() == second.tolist() == [0, 0]
+    # The parts of one message share its bytes, and no two parts the same ones.
+    first += 5
+    assert second.tolist() == [0, 0]
+
+
+def test_tensors_travel_as_their_bytes() -> None:
+    tensor = torch.arange(3 * 2**20, dtype=torch.float32)
+    encoded = plain.encode({"scores": tensor, "odd": [torch.ones(3, dtype=torch.uint8)] * 3}, "v")
+    assert encoded.numel() - 4 * tensor.numel() < 2000
+    arrived = plain.decode(encoded)
+    assert torch.equal(arrived["scores"], tensor)
+    # In the message's own memory: a copy would double what the chief needs.
+    storage = arrived["scores"].untyped_storage()
+    assert storage.data_ptr() == encoded.untyped_storage().data_ptr()
+
+
+def test_read_only_and_strided_tensors_travel() -> None:
+    array = np.arange(6).reshape(2, 3)
+    array.flags.writeable = False
+    value = {
+        "read-only": array,
+        "reversed": array[:, ::-1],
+        "sparse": torch.eye(3).to_sparse(),
+        "expanded": torch.ones(1, 1).expand(3, 2),
+        "channels last": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    }
+    for arrived in (travel(value), plain.restore(plain.snapshot(value, "value"))):
+        assert arrived["read-only"].tolist() == array.tolist()
+        assert arrived["reversed"].tolist() == array[:, ::-1].tolist()
+        assert torch.equal(arrived["sparse"].to_dense(), torch.eye(3))
+        assert torch.equal(arrived["expanded"], torch.ones(3, 2))
+        assert torch.equal(arrived["channels last"], torch.arange(24.0).view(1, 2, 3, 4))
+
+
+def test_a_tensor_without_numbers_is_refused() -> None:
+    expected = (
+        "value[0] is a tensor on the device 'meta', which has a shape and no numbers. Make it on "
+        "the trial's device."
+    )
+    for call in (plain.check, plain.snapshot, plain.encode):
+        with pytest.raises(TrialrunError) as caught:
+            call([torch.ones(2, device="meta")], "value")
+        assert str(caught.value) == expected
+
+
 class Malicious:
     """Creates a file when it is unpickled as code."""
 
@@ -179,8 +232,9 @@ def test_no_code_is_unpickled(tmp_path: Path, wrapped: bool) -> None:
         data = buffer.getvalue()
     else:
         data = pickle.dumps(Malicious(path))
+    message = struct.pack("<Q", len(data)) + data
     with pytest.raises(pickle.UnpicklingError):
-        plain.decode(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        plain.decode(torch.frombuffer(bytearray(message), dtype=torch.uint8))
     assert not path.exists()
     pickle.loads(pickle.dumps(Malicious(path)))  # it would have been
     assert path.exists()

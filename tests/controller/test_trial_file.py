@@ -87,6 +87,30 @@ def test_what_a_trial_lacks_is_told_as_signatures(tmp_path: Path) -> None:
     )
 
 
+def evaluating(*methods: str) -> str:
+    source = (
+        "from trialrun import Trial\nclass Digits(Trial):\n    def __init__(self, context): ...\n"
+    )
+    names = ["build_training_data_loader", "build_validation_data_loader", "train_batch", *methods]
+    return source + "".join(f"    def {name}(self, *arguments): ...\n" for name in names)
+
+
+def test_one_way_to_evaluate_is_required(tmp_path: Path) -> None:
+    assert message(write_trial(tmp_path, evaluating(), name="none.py")) == (
+        "Digits in none.py lacks what every Trial must have. Write:\n"
+        "    def evaluate_batch(self, batch, batch_idx): ..."
+    )
+    both = evaluating("evaluate_batch", "evaluate_full_dataset")
+    assert message(write_trial(tmp_path, both, name="both.py")) == (
+        "Digits in both.py has both evaluate_batch and evaluate_full_dataset. Write "
+        "evaluate_batch, which all slots share, or evaluate_full_dataset, which slot 0 executes "
+        "alone."
+    )
+    for method in ("evaluate_batch", "evaluate_full_dataset"):
+        path = write_trial(tmp_path, evaluating(method), name=f"with_{method}.py")
+        assert load_trial_class(path, None).__name__ == "Digits"
+
+
 def test_a_trial_imports_its_neighbours(tmp_path: Path) -> None:
     write_trial(tmp_path, "WIDTH = 17\n", name="neighbour_of_trial.py")
     source = "from trialrun import Trial\nimport neighbour_of_trial\n" + trial("Digits")

@@ -60,6 +60,7 @@ def test_stream_numbers_are_pinned() -> None:
         "WEIGHTED": 7,
         "LENGTH_GROUPS": 8,
         "FOREIGN": 9,
+        "REDUCER": 10,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,16 @@ from trialrun.samplers import (
     SkipSampler,
     SubsetSampler,
     WeightedSampler,
+    as_batch_sampler,
 )
-from trialrun.samplers.sequences import Count, DerivedSequence, Records
+from trialrun.samplers.sequences import (
+    Count,
+    DerivedSequence,
+    IndexSequence,
+    Records,
+    describe,
+    from_description,
+)
 
 
 def shuffle(length: int, seed: int = 3) -> ReproducibleShuffleSampler:
@@ -142,6 +151,12 @@ SAMPLERS: dict[str, tuple[Callable[[], Any], int, int | None]] = {
         None,
     ),
     "foreign batches": (lambda: ForeignBatchSampler(BatchesFromElsewhere(), 5), 3, 3),
+    "listed batches": (lambda: as_batch_sampler([[4, 1], [], [9, 1, 0]]), 3, 3),
+    "shuffle of listed batches": (
+        lambda: ReproducibleShuffleBatchSampler([[4, 1], [2], (9, 1, 0)], 9),
+        3,
+        3,
+    ),
     "skip": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 2), 3, 1),
     "skip beyond the end": (lambda: SkipBatchSampler(BatchSampler(shuffle(10), 4), 9), 3, 0),
     "skip, endless": (
@@ -167,7 +182,7 @@ def test_the_suite_has_every_public_sampler() -> None:
     public = {getattr(samplers, name) for name in samplers.__all__}
     faces = {kind for kind in public if isinstance(kind, type) and issubclass(kind, Sampler)}
     tested = {type(make()) for make, _, _ in SAMPLERS.values()}
-    assert faces - tested == {RandomAccess, RandomAccessBatchSampler}
+    assert faces - tested == {RandomAccess}
 
 
 def as_lists(window: Any) -> list[Any]:
@@ -212,7 +227,8 @@ def test_types(case: tuple[Callable[[], Any], int, int | None]) -> None:
     else:
         assert isinstance(window, list) and len(window) == end
         assert all(batch.dtype == np.int64 and batch.ndim == 1 for batch in window)
-        assert all(type(item) is list and type(item[0]) is int for item in items)
+        assert all(type(item) is list for item in items)
+        assert all(type(record) is int for item in items for record in item)
 
 
 @CASES
@@ -277,3 +293,83 @@ def test_an_endless_sequence_reaches_its_last_position(
     if sampler.is_endless:
         (item,) = sampler.take(sampler.num_positions - 1, sampler.num_positions)
         assert np.all((0 <= item) & (item < 10))
+
+
+@CASES
+def test_find_names_every_position_that_holds_a_record(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sequence = case[0]().sequence
+    end = min(sequence.num_positions, 40)
+    for epoch in (0,) if sequence.is_endless else (0, 1, 5):
+        items = as_lists(sequence.gather(epoch, np.arange(end)))
+        for record in range(11):
+            holding = [
+                position
+                for position, item in enumerate(items)
+                if record == item or (isinstance(item, list) and record in item)
+            ]
+            for start, stop in [(0, end), (0, 0), (end // 3, end - end // 4)]:
+                found = sequence.find(epoch, record, start, stop)
+                assert found.dtype == np.int64
+                assert found.tolist() == [p for p in holding if start <= p < stop]
+
+
+@CASES
+def test_passes_have_the_shape_of_the_records(
+    case: tuple[Callable[[], Any], int, int | None],
+) -> None:
+    sequence = case[0]().sequence
+    end = min(sequence.num_positions, 40)
+    positions = np.random.default_rng(0).permutation(end)
+    for epoch in (0,) if sequence.is_endless else (0, 5):
+        window = sequence.gather(epoch, positions)
+        epochs = sequence.epochs_of(epoch, positions)
+        assert type(epochs) is type(window)
+        for item, passes in zip(window, epochs, strict=True):
+            assert item.shape == passes.shape and passes.dtype == np.int64
+            assert sequence.is_endless or (passes == epoch).all()
+
+
+FROM_ELSEWHERE = {
+    "foreign": "RandomSampler",
+    "foreign, repeated": "RandomSampler",
+    "foreign batches": "BatchesFromElsewhere",
+    "somebody's own": "Reversed",
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_is_described_is_made_again_unless_it_is_from_elsewhere(name: str) -> None:
+    sequence = SAMPLERS[name][0]().sequence
+    arrays: list[Any] = []
+
+    def keep(array: Any) -> str:
+        arrays.append(array.copy())
+        return str(len(arrays) - 1)
+
+    def made_again() -> IndexSequence[Any]:
+        return from_description(described, lambda name: arrays[int(name)])
+
+    described = json.loads(json.dumps(describe(sequence, keep)))
+    if name in FROM_ELSEWHERE:
+        with pytest.raises(
+            ValueError,
+            match=f"^The stage {FROM_ELSEWHERE[name]} is none of trialrun's own, and only its name "
+            r"is on record\.$",
+        ):
+            made_again()
+        return
+    again = made_again()
+    assert type(again) is type(sequence)
+    for fact in ("length", "num_positions", "is_endless", "stages", "records_per_item"):
+        assert getattr(again, fact) == getattr(sequence, fact), fact
+    assert (again.num_records, again.min_num_records) == (
+        sequence.num_records,
+        sequence.min_num_records,
+    )
+    end = min(sequence.num_positions, 40)
+    for epoch in (0,) if sequence.is_endless else (0, 1, 5):
+        for positions in (np.arange(end), sequence.num_positions - 1 - np.arange(min(end, 3))):
+            expected = as_lists(sequence.gather(epoch, positions))
+            assert as_lists(again.gather(epoch, positions)) == expected

@@ -13,13 +13,14 @@ import torch
 from trialrun import samplers
 from trialrun.samplers import (
     BatchSampler,
+    DealtRecords,
     DistributedBatchSampler,
     DistributedSampler,
-    RecordOrder,
     RepeatBatchSampler,
     RepeatSampler,
     SequentialSampler,
 )
+from trialrun.samplers.sequences import Count, Shuffled
 
 PAGE = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text(encoding="utf-8")
 
@@ -97,7 +98,7 @@ def test_the_sampler_of_ones_own_works() -> None:
 
 
 def test_the_example_without_torch_gives_what_its_comments_say() -> None:
-    order = RecordOrder(num_records=10, seed=42, num_slots=2, batch_size=2, is_shuffled=True)
+    order = DealtRecords(source=Shuffled(Count(10), seed=42), num_slots=2, batch_size=2)
     records, epochs = order.records(batch=2, slot=1)
     assert (records.tolist(), epochs.tolist()) == ([9, 1], [0, 1])
     assert {use.epoch for use in order.uses(9, start_batch=0, stop_batch=5)} == {0, 1}

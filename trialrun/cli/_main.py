@@ -16,14 +16,19 @@ from trialrun._errors import TrialrunError
 _COMMANDS = {
     "checkpoint": "trialrun.cli.checkpoint:checkpoint",
     "data": "trialrun.cli.data:data",
+    "delete": "trialrun.cli.control:delete",
+    "evaluate": "trialrun.cli.inference:evaluate",
     "kill": "trialrun.cli.control:kill",
     "list": "trialrun.cli.read:list_command",
     "logs": "trialrun.cli.logs:logs",
     "metrics": "trialrun.cli.read:metrics",
     "pause": "trialrun.cli.control:pause",
+    "predict": "trialrun.cli.inference:predict",
+    "reducers": "trialrun.cli.reducers:reducers",
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",
+    "wait": "trialrun.cli.control:wait",
 }
 
 

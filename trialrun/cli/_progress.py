@@ -27,6 +27,7 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
+from trialrun.controller.warm_start import describe_warm_start
 
 _LOOK_SECONDS = 0.2
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
@@ -74,7 +75,10 @@ class AttemptView:
         click.echo(f"Files: {experiment.directory}")
         checkpoint = prepared.checkpoint
         if checkpoint is None:
-            click.echo("Start: at batch 0")
+            start = "at batch 0"
+            if config.from_checkpoint is not None:
+                start += f", {describe_warm_start(experiment)}"
+            click.echo(f"Start: {start}")
         else:
             click.echo(f"Resumes: at batch {checkpoint.batches}, checkpoint {checkpoint.uuid}")
         for warning in prepared.warnings:

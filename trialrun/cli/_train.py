@@ -68,9 +68,13 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
 
 
 def rehearse(
-    trial_file: Path, trial_class: str | None, config: ExperimentConfig, num_processes: int
+    trial_file: Path,
+    trial_class: str | None,
+    config: ExperimentConfig,
+    num_processes: int,
+    weights: Path | None,
 ) -> int:
-    """Runs ``--test-mode``; returns the exit code."""
+    """Runs ``--test-mode``, with the weights of a checkpoint if any; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="trialrun-") as folder:
         result = run_rehearsal(
             trial_file=trial_file,
@@ -79,6 +83,7 @@ def rehearse(
             num_processes=num_processes,
             threads=num_threads(config),
             folder=Path(folder),
+            weights=weights,
             on_kill=lambda: os._exit(EXIT_STOPPED_AT_ONCE),
         )
         # What the trial printed; all processes rehearse the same.

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: ``checkpoint list``, ``show`` and ``verify``."""
+"""Commands about checkpoints: ``checkpoint list``, ``show``, ``verify`` and ``export``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.checkpoints.manifest import verify as verify_files
 from trialrun.controller.home import Home
+from trialrun.controller.inference.selection import require_whole
 from trialrun.controller.liveness import trial_of_experiment
+from trialrun.controller.whole_folder import require_free
 
 _SHORT = 12
 
 
 @click.group()
 def checkpoint() -> None:
-    """List, show and verify checkpoints."""
+    """List, show, verify and export checkpoints."""
 
 
 @checkpoint.command("list")
@@ -116,6 +118,30 @@ def verify(uuid: str, as_json: bool, home: Home) -> None:
     else:
         click.echo(problem, err=True)
     raise SystemExit(0 if problem is None else 1)
+
+
+@checkpoint.command()
+@click.argument("uuid")
+@click.option("--to", "folder", required=True, metavar="DIR", help="A new or empty folder.")
+@click.option("--optimizer", is_flag=True, help="Also write the optimizers' states.")
+@home_options
+def export(uuid: str, folder: str, optimizer: bool, home: Home) -> None:
+    """Write the weights into a folder that plain torch and safetensors read.
+
+    
+    Example:
+      trialrun checkpoint export 3f2a --to exported
+
+    They are read back and compared with the checkpoint's digest. The folder is whole or absent.
+    """
+    output = Path(folder).expanduser().absolute()
+    require_free(output)
+    row = get_checkpoint(open_database(home), uuid)
+    source = require_whole(row)
+    from trialrun.controller.checkpoints.export import export_checkpoint  # which imports torch
+
+    names = export_checkpoint(source, output, optimizer)
+    click.echo(f"Exported checkpoint {row.uuid} to {output}: {', '.join(names)}")
 
 
 def _problem(database: Database, row: CheckpointRow) -> str | None:

@@ -1,4 +1,4 @@
-"""Commands that end a running experiment: ``pause`` and ``kill``."""
+"""Commands about whole experiments: ``pause``, ``kill``, ``wait`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from trialrun.cli._options import home_options, open_database
 from trialrun.controller.bookkeeping import RunState, get_experiment
 from trialrun.controller.going_on import how_to_go_on
 from trialrun.controller.home import Home
-from trialrun.controller.liveness import kill_experiment, pause_experiment
+from trialrun.controller.liveness import (
+    kill_experiment,
+    pause_experiment,
+    trial_of_experiment,
+    wait_for_experiment,
+)
+
+_EXIT_CODES = {RunState.COMPLETED: 0, RunState.PAUSED: 3}  # and 1 for every other
 
 
 @click.command()
@@ -55,3 +62,48 @@ def kill(experiment: int, home: Home) -> None:
     kill_experiment(database, experiment)
     click.echo(f"Killed experiment {experiment}. Go on from its newest checkpoint with:")
     click.echo(how_to_go_on(get_experiment(database, experiment)))
+
+
+@click.command()
+@click.argument("experiment", type=int, metavar="EXP")
+@home_options
+def wait(experiment: int, home: Home) -> None:
+    """Wait until an experiment does not run any more, and exit as its submit does.
+
+    \b
+    Example:
+      trialrun wait 1 && trialrun predict 1 --output predictions
+
+    \b
+    Exit codes: 0 when it is complete, 3 when it was paused, 1 when it failed or was killed.
+    """
+    trial = wait_for_experiment(open_database(home), experiment)
+    click.echo(
+        f"Experiment {experiment} is {trial.state.name} after {trial.batches_completed} batches."
+    )
+    raise SystemExit(_EXIT_CODES.get(trial.state, 1))
+
+
+@click.command()
+@click.argument("experiment", type=int, metavar="EXP")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_options
+def delete(experiment: int, yes: bool, home: Home) -> None:
+    """Delete an experiment for good: its records, logs and checkpoints.
+
+    \b
+    Example:
+      trialrun delete 1
+    """
+    from trialrun.controller.deletion import delete_experiment
+
+    database = open_database(home)
+    row, trial = trial_of_experiment(database, experiment)
+    if not yes:
+        click.confirm(
+            f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
+            f"{trial.batches_completed} batches, and all files in {row.directory}?",
+            abort=True,
+        )
+    delete_experiment(database, experiment)
+    click.echo(f"Deleted experiment {experiment}.")

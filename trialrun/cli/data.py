@@ -32,7 +32,8 @@ def show(experiment: int, batch: int, slot: int | None, as_json: bool, home: Hom
       trialrun data show 1 --batch 1200 --slot 0
 
     Batches are counted from 0, as batch_idx in train_batch. The epoch is the pass over the data to
-    which a record belongs: a batch may hold the end of one and the beginning of the next.
+    which a record belongs: a batch may hold the end of one and the beginning of the next. In a
+    mixture each dataset counts its own.
     """
     history = RecordHistory.of_experiment(open_database(home), experiment)
     by_slot = history.batch(batch, slot)
@@ -72,7 +73,8 @@ def find(experiment: int, record: int, as_json: bool, home: Home) -> None:
     Example:
       trialrun data find 1 --record 12345
 
-    To train without the record, go on from that checkpoint with a dataset that lacks it.
+    To train without the record, go on from that checkpoint with a dataset that lacks it. Draws by
+    weight have no way back: all of the trial's are gone through, about 50 million in a second.
     """
     history = RecordHistory.of_experiment(open_database(home), experiment)
     uses = history.uses(record)
@@ -107,7 +109,10 @@ def find(experiment: int, record: int, as_json: bool, home: Home) -> None:
 
 def _sentence(record: int, is_used: bool, before: CheckpointRow | None) -> str:
     if not is_used:
-        return f"Record {record} is in no batch of the trial: it is shorter than a pass."
+        return (
+            f"Record {record} is in no batch of the trial: its samplers leave it out, or the trial "
+            "ends before its turn."
+        )
     if before is None:
         return "No whole checkpoint is from before its first use."
     return (

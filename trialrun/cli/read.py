@@ -102,6 +102,7 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
     if not row.trial_file:
         fields["trial_file"] = "none: the class was defined in an interactive session"
     fields["slots"], fields["max_length"] = config["slots"], config["max_length"]
+    fields["labels"] = ", ".join(config.get("labels", []))  # older records have none
     print_fields({name: value for name, value in fields.items() if value not in (None, "", {})})
     click.echo()
     columns = ("Attempt", "State", "From batch", "Processes", "Started", "Ended", "Error")

@@ -15,17 +15,31 @@ from trialrun.cli._options import home_options, open_database
 from trialrun.controller.home import Home
 from trialrun.controller.launch.server import start_server
 from trialrun.controller.trial_target import split_target
+from trialrun.controller.warm_start import find_weights
 
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--config", "config_file", metavar="FILE.yaml", help="Default: trial.yaml beside it.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE.yaml",
+    help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
+)
 @click.option("--slots", type=int, help="Logical workers that share each batch.")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
 @click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--max-length", metavar="LENGTH", help="20ep, 5000ba or 2h.")
 @click.option("--seed", type=int, help="All randomness is a function of it. Default: 0.")
 @click.option("--name", help="For people. Default: the file's name.")
+@click.option("--from-checkpoint", metavar="UUID|DIR", help="Begin with the weights of this one.")
+@click.option(
+    "--partial",
+    "from_checkpoint_partial",
+    is_flag=True,
+    default=None,
+    help="Of --from-checkpoint, take the weights that fit.",
+)
 @click.option("--test-mode", is_flag=True, help="Rehearse: train, checkpoint, restore, compare.")
 @home_options
 def submit(
@@ -42,13 +56,24 @@ def submit(
     Example:
       trialrun submit examples/digits/trial.py --slots 4 --hp lr=0.05 --max-length 10ep
 
+    With --from-checkpoint the models begin with its weights. Nothing else of it is taken: its
+    optimizer, clock, randomness and callbacks.
+
     Ctrl-C once, SIGTERM, or trialrun pause from another terminal: a checkpoint at the next batch
     boundary, then exit. Ctrl-C twice: stop now.
     """
     from trialrun.cli._submission import read_submission
 
     trial_file, trial_class = split_target(target)
-    config = read_submission(trial_file, config_file, hyperparameters, flags, test_mode)
+    submission = read_submission(
+        trial_file, trial_class, config_file, hyperparameters, flags, test_mode
+    )
+    config, trial_class = submission.config, submission.trial_class
+    if submission.remarks:
+        click.echo(submission.remarks, err=True)
+    weights = None
+    if config.from_checkpoint is not None:
+        weights = find_weights(config.from_checkpoint, home)
     start_server()
     from trialrun.cli import _train
     from trialrun.controller.experiments import submit_experiment
@@ -56,7 +81,8 @@ def submit(
 
     num_processes = choose_num_processes(config.processes, config)
     if test_mode:
-        sys.exit(_train.rehearse(trial_file, trial_class, config, num_processes))
+        folder = None if weights is None else weights.folder
+        sys.exit(_train.rehearse(trial_file, trial_class, config, num_processes, folder))
 
     database = open_database(home, create=True)
     _, trial = submit_experiment(

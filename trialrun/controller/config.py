@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,8 +88,12 @@ class ExperimentConfig(_Section):
     """For people; default: the trial file's name."""
     description: str = ""
     """For people."""
+    labels: list[str] = []
+    """For people."""
     hyperparameters: dict[str, Any] = {}
     """What ``context.get_hparam`` returns; ``global_batch_size`` is the one that trialrun knows."""
+    data: dict[str, Any] = {}
+    """Where and how the trial finds its data; trialrun only keeps it."""
     searcher: SearcherConfig = SearcherConfig()
     slots: int = pydantic.Field(default=1, ge=1)
     """Logical data-parallel workers that share each batch: part of the mathematics."""
@@ -114,13 +118,21 @@ class ExperimentConfig(_Section):
     """Batches whose gradients make one optimizer step."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    from_checkpoint: str | None = None
+    """Begin with the weights of this checkpoint: its UUID, or its folder or that of an export."""
+    from_checkpoint_partial: bool = False
+    """Whether weights that do not fit are left as the trial makes them, instead of refused."""
+    tensorboard: bool | None = None
+    """Whether reported metrics are TensorBoard events too; default: where it is installed."""
     silence: list[Advice] = []
     """Advice that is not wanted, by its id."""
+    determined: dict[str, Any] = {}
+    """The Determined configuration that this one was read from; trialrun writes it."""
 
-    @pydantic.field_validator("hyperparameters")
+    @pydantic.field_validator("hyperparameters", "data", "determined")
     @classmethod
-    def _plain(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        for name, value in hyperparameters.items():
+    def _plain(cls, mapping: dict[str, Any]) -> dict[str, Any]:
+        for name, value in mapping.items():
             try:
                 survives = json.loads(json.dumps(value, allow_nan=False)) == value
             except (TypeError, ValueError):
@@ -130,12 +142,17 @@ class ExperimentConfig(_Section):
                     f"the value of {name!r} cannot be kept as JSON. Use numbers, strings, "
                     "booleans, null, lists, and mappings whose keys are strings; quote dates."
                 )
-        return hyperparameters
+        return mapping
 
     @pydantic.model_validator(mode="after")
     def _divisible(self) -> ExperimentConfig:
         if self.processes is not None and self.slots % self.processes:
             raise ValueError(not_divisible(self.slots, self.processes))
+        if self.from_checkpoint_partial and self.from_checkpoint is None:
+            raise ValueError(
+                "from_checkpoint_partial (--partial) says how weights are taken, but "
+                "from_checkpoint (--from-checkpoint) does not say whose. Give both, or neither."
+            )
         size = self.hyperparameters.get("global_batch_size")
         if size is not None:
             try:
@@ -158,8 +175,14 @@ def not_divisible(slots: int, processes: int) -> str:
     )
 
 
-def read_config(data: Mapping[str, Any]) -> ExperimentConfig:
+def read_config(
+    data: Mapping[str, Any], written_as: Mapping[str, str] | None = None
+) -> ExperimentConfig:
     """Checks configuration data.
+
+    Args:
+        data: Keys and values.
+        written_as: For keys that the user wrote under another name, that name, which errors use.
 
     Raises:
         ConfigurationError: A key is unknown (the nearest known one is named), a value is wrong, or
@@ -168,7 +191,7 @@ def read_config(data: Mapping[str, Any]) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(dict(data))
     except pydantic.ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError(_explain(error, written_as or {})) from None
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -199,6 +222,7 @@ def parse_hyperparameter(text: str, known: Mapping[str, Any]) -> tuple[str, Any]
     Args:
         text: What the user typed.
         known: The hyperparameters in the configuration; if there are any, the name must be one.
+            Dots lead into mappings: ``optimizer.lr``.
 
     Raises:
         ConfigurationError: There is no ``=``, or the name is unknown.
@@ -206,14 +230,47 @@ def parse_hyperparameter(text: str, known: Mapping[str, Any]) -> tuple[str, Any]
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise ConfigurationError(f"--hp {text!r} is not of the form NAME=VALUE, such as lr=0.1.")
-    if known and name not in known:
+    names = set(_dotted_names(known))
+    if known and name not in names:
         raise ConfigurationError(
-            f"There is no hyperparameter {name!r} in the configuration." + nearest_name(name, known)
+            f"There is no hyperparameter {name!r} in the configuration." + nearest_name(name, names)
         )
     try:
         return name, yaml.load(value, Loader=_YamlLoader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ConfigurationError(f"--hp {text!r}: the value cannot be read: {error}") from None
+
+
+def with_hyperparameters(known: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """Returns the hyperparameters of a configuration with the values of ``--hp`` flags in place.
+
+    Args:
+        known: The hyperparameters in the configuration.
+        texts: ``NAME=VALUE`` each; a dotted name reaches into a mapping.
+
+    Raises:
+        ConfigurationError: A text is of another form, or names a hyperparameter that is not there.
+    """
+    values = dict(known)
+    for text in texts:
+        name, value = parse_hyperparameter(text, values if known else {})
+        values = _with_value(values, name, value)
+    return values
+
+
+def _dotted_names(mapping: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in mapping.items():
+        yield str(name)
+        if isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in _dotted_names(value))
+
+
+def _with_value(values: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Returns a copy with one value replaced; the given mappings stay as they are."""
+    outer, _, inner = name.partition(".")
+    if name not in values and isinstance(values.get(outer), dict):
+        return values | {outer: _with_value(values[outer], inner, value)}
+    return values | {name: value}
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -227,14 +284,18 @@ _YamlLoader.add_implicit_resolver(
 )
 
 
-def _explain(error: pydantic.ValidationError) -> str:
+def _explain(error: pydantic.ValidationError, written_as: Mapping[str, str]) -> str:
     """Returns one sentence for each problem, with the key's path and the nearest known name."""
-    return "\n".join(_explain_one(problem) for problem in error.errors())
+    return "\n".join(_explain_one(problem, written_as) for problem in error.errors())
 
 
-def _explain_one(problem: Any) -> str:
+def _explain_one(problem: Any, written_as: Mapping[str, str]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
+    for name, other in written_as.items():
+        if key == name or key.startswith(f"{name}."):
+            key = other + key.removeprefix(name)
+            break
     if problem["type"] == "extra_forbidden":
         section = _section_at(location[:-1])
         return f"Unknown configuration key {key!r}." + nearest_name(

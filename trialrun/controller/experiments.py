@@ -32,6 +32,7 @@ from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.liveness import TrialFolder, trial_of_experiment
+from trialrun.controller.warm_start import find_weights, weights_folder
 
 
 def submit_experiment(
@@ -53,6 +54,7 @@ def submit_experiment(
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
+        CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
     return record_experiment(
         database, home, trial_file=trial_file, trial_class=trial_class or "", config=config
@@ -79,9 +81,14 @@ def record_experiment(
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
+        CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
     config = config.model_copy(update={"intra_op_threads": num_threads(config)})
     default_name = trial_class.rpartition(":")[2] if trial_file is None else trial_file.stem
+    weights = None
+    if config.from_checkpoint is not None:
+        weights = find_weights(config.from_checkpoint, home)
+        config = config.model_copy(update={"from_checkpoint": weights.name})
     experiment, trial = create_experiment(
         database,
         name=config.name or default_name,
@@ -105,6 +112,10 @@ def record_experiment(
         ) from None
     if trial_file is not None:
         shutil.copy2(trial_file, folder / trial_file.name)
+    if weights is not None:
+        from trialrun.controller.checkpoints.export import copy_weights  # which imports torch
+
+        copy_weights(weights.folder, weights_folder(experiment))
     return experiment, trial
 
 

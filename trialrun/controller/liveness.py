@@ -29,6 +29,7 @@ from trialrun.controller.checkpoints.folders import remove_leftovers
 from trialrun.controller.launch.lock import TrialLock
 
 _POLL_SECONDS = 0.05
+_WAIT_SECONDS = 0.2
 _KILL_WAIT_SECONDS = 30.0
 
 
@@ -53,9 +54,19 @@ class TrialFolder:
         """One folder for each checkpoint."""
         return self.path / "checkpoints"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's events; those of the experiment's trials lie beside each other."""
+        return self.path.parent.parent / "tensorboard" / f"trial_{self.path.name}"
+
     def attempt(self, number: int) -> Path:
         """Output of one attempt's processes."""
         return self.path / "attempts" / str(number)
+
+
+def order_arrays_folder(experiment: ExperimentRow) -> Path:
+    """Returns where the arrays lie by which samplers order the records, for all its trials."""
+    return Path(experiment.directory) / "order-arrays"
 
 
 def trial_of_experiment(database: Database, experiment_id: int) -> tuple[ExperimentRow, TrialRow]:
@@ -111,6 +122,19 @@ def pause_experiment(database: Database, experiment_id: int, wait: bool = True) 
     request_stop(database, attempt.id)
     while wait and running_attempts(database, trial_id=trial.id):
         time.sleep(_POLL_SECONDS)
+        bury_dead_attempts(database)
+    return get_trial(database, trial.id)
+
+
+def wait_for_experiment(database: Database, experiment_id: int) -> TrialRow:
+    """Waits until an experiment does not run, and returns its trial as it is then.
+
+    Raises:
+        BookkeepingError: There is no such experiment.
+    """
+    _, trial = trial_of_experiment(database, experiment_id)
+    while running_attempts(database, trial_id=trial.id):
+        time.sleep(_WAIT_SECONDS)
         bury_dead_attempts(database)
     return get_trial(database, trial.id)
 

@@ -1,7 +1,8 @@
 """Which records a batch holds, and which batches hold a record: from what is on record of the run.
 
-The order of the records is a function of a few numbers, so batches to come are known like those of
-the past. Nothing here loads the dataset, or torch.
+The order of the records is a function of what an attempt writes down when it begins, a description
+of the sampler chain, so batches to come are known like those of the past. Nothing here loads the
+dataset, or torch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from trialrun.controller.bookkeeping import (
     CheckpointRow,
     CheckpointState,
     Database,
+    ExperimentRow,
     TrialRow,
     attempts_of_trial,
     checkpoints_of_trial,
 )
-from trialrun.controller.liveness import trial_of_experiment
-from trialrun.samplers.permutation import ALGORITHM_VERSION
-from trialrun.samplers.record_order import BatchRecords, RecordOrder, RecordUse
+from trialrun.controller.liveness import order_arrays_folder, trial_of_experiment
+from trialrun.controller.order_arrays import OrderArrays
+from trialrun.samplers.record_order import (
+    BatchRecords,
+    DealtBatches,
+    DealtRecords,
+    RecordOrder,
+    RecordUse,
+)
+from trialrun.samplers.sequences import Description
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +38,15 @@ class RecordHistory:
 
     Args:
         order: The order of the records.
+        num_records: The length of the training dataset.
         epoch_length: Batches in an epoch.
         batches_completed: The clock when it was written down last.
         total_batches: The trial's length; None when that is a time.
         checkpoints: The trial's checkpoints.
     """
 
-    order: RecordOrder
+    order: DealtRecords | DealtBatches
+    num_records: int
     epoch_length: int
     batches_completed: int
     total_batches: int | None
@@ -46,8 +57,8 @@ class RecordHistory:
         """Reads what is on record.
 
         Raises:
-            BookkeepingError: There is no such experiment, it has not begun to train, or its order
-                is not one of trialrun's own.
+            BookkeepingError: There is no such experiment, it has not begun to train, a sampler or
+                loader in its order is none of trialrun's own, or a file of the order is missing.
         """
         experiment, trial = trial_of_experiment(database, experiment_id)
         plan = _newest_plan(database, trial)
@@ -58,27 +69,19 @@ class RecordHistory:
                 "first."
             )
         data = plan["data"]
-        is_shuffled = data["is_shuffled"]
-        if is_shuffled is None:
-            raise BookkeepingError(
-                f"Experiment {experiment_id} orders its records by a sampler or loader of its own "
-                f"({data['record_order']}), of which only the name is on record. Ask the sampler "
-                "itself: sampler.take(start, stop)."
+        try:
+            order = RecordOrder.from_description(
+                data["order"] if "order" in data else _older_form(data, experiment, trial),
+                OrderArrays(order_arrays_folder(experiment)).fetch,
             )
-        if is_shuffled and data["shuffle_version"] != ALGORITHM_VERSION:
+        except ValueError as error:
             raise BookkeepingError(
-                f"Experiment {experiment_id} was shuffled by version {data['shuffle_version']} of "
-                f"the algorithm; this trialrun has version {ALGORITHM_VERSION}. Use the version "
-                "that trained it."
-            )
+                f"Experiment {experiment_id} orders its records by {data['record_order']}, which "
+                f"cannot be made again here. {error}"
+            ) from error
         return cls(
-            order=RecordOrder(
-                num_records=data["dataset_length"],
-                seed=trial.seed,
-                num_slots=experiment.config["slots"],
-                batch_size=data["batch_size"],
-                is_shuffled=is_shuffled,
-            ),
+            order=order,
+            num_records=data["dataset_length"],
             epoch_length=plan["epoch_length"],
             batches_completed=trial.batches_completed,
             total_batches=trial.total_batches,
@@ -108,15 +111,16 @@ class RecordHistory:
     def uses(self, record: int) -> list[RecordUse]:
         """Returns every use of a record up to the trial's end, the first one first.
 
-        Where the trial's length is a time, uses to come are those of one more epoch.
+        Where the trial's length is a time, uses to come are those of one more epoch. Draws by
+        weight have no inverse: all of the trial's are gone through, 50 million in a second.
 
         Raises:
             BookkeepingError: The data has no such record.
         """
-        if record >= self.order.num_records:
+        if record >= self.num_records:
             raise BookkeepingError(
-                f"There is no record {record}: the training data has {self.order.num_records}, "
-                "counted from 0."
+                f"There is no record {record}: the training data has {self.num_records}, counted "
+                "from 0."
             )
         stop = self.total_batches
         if stop is None:
@@ -143,3 +147,32 @@ class RecordHistory:
 def _newest_plan(database: Database, trial: TrialRow) -> dict[str, Any] | None:
     plans = [attempt.plan or {} for attempt in attempts_of_trial(database, trial.id)]
     return next((plan for plan in reversed(plans) if "data" in plan), None)
+
+
+def _older_form(data: dict[str, Any], experiment: ExperimentRow, trial: TrialRow) -> Description:
+    """Returns the description where an older version wrote down only whether it shuffled.
+
+    Raises:
+        ValueError: A sampler of the trial's own decided.
+    """
+    if data["is_shuffled"] is None:
+        raise ValueError(
+            "An older version of trialrun wrote only the name down. Resume the experiment, which "
+            "puts the whole chain on record, or ask the sampler itself: sampler.take(start, stop)."
+        )
+    source: Description = {
+        "stage": "Sequential",
+        "version": 1,
+        "arguments": {"length": data["dataset_length"]},
+    }
+    if data["is_shuffled"]:
+        source = {
+            "stage": "Shuffle",
+            "version": data["shuffle_version"],
+            "arguments": {"inner": source, "seed": trial.seed},
+        }
+    return {
+        "records": source,
+        "num_slots": experiment.config["slots"],
+        "batch_size": data["batch_size"],
+    }

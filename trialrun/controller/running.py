@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from trialrun._errors import BookkeepingError, InvalidTrialError
+from trialrun._errors import BookkeepingError
 from trialrun.controller.bookkeeping import (
     Database,
     RunState,
@@ -26,6 +26,9 @@ from trialrun.controller.launch.supervisor import (
     supervise,
 )
 from trialrun.controller.launch.worker import Assignment, log_file
+from trialrun.controller.liveness import order_arrays_folder
+from trialrun.controller.trial_source import trial_file_of
+from trialrun.controller.warm_start import weights_folder
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ def run_rehearsal(
     num_processes: int,
     threads: int,
     folder: Path,
+    weights: Path | None,
     on_kill: Callable[[], None],
 ) -> AttemptResult:
     """Rehearses a trial (``--test-mode``) in processes of its own; records nothing.
@@ -105,6 +109,7 @@ def run_rehearsal(
         num_processes: P.
         threads: Intra-op threads of a slot.
         folder: Where processes leave their output; the caller deletes it.
+        weights: The folder of the weights to begin with, if any.
         on_kill: Called at every request to stop: there is nothing to save.
     """
     spec = TrialSpec(
@@ -114,6 +119,7 @@ def run_rehearsal(
         seed=config.seed,
         intra_op_threads=threads,
         metadata={},
+        warm_start_from=weights,
     )
     bell = Bell()
     assignment = Assignment(
@@ -130,44 +136,48 @@ def run_rehearsal(
     return result
 
 
-def _assignment(
-    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
-) -> Assignment:
-    experiment, trial = prepared.experiment, prepared.trial
-    spec = TrialSpec(
-        trial_file=_trial_file(prepared),
+def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
+    """Returns what every process of a prepared attempt must know.
+
+    Raises:
+        InvalidTrialError: The trial's file is gone.
+    """
+    experiment, trial, config = prepared.experiment, prepared.trial, prepared.config
+    trial_file = trial_file_of(experiment)
+    return TrialSpec(
+        trial_file=trial_file,
         trial_class=experiment.trial_class or None,
-        config=prepared.config,
+        config=config,
         seed=trial.seed,
-        intra_op_threads=prepared.config.intra_op_threads or 1,
+        intra_op_threads=config.intra_op_threads or 1,
         metadata={
             "experiment": experiment.id,
             "trial": trial.id,
             "hyperparameters": trial.hyperparameters,
+            "trial_file": str(trial_file),
+            "trial_class": experiment.trial_class or None,
             "git_commit": experiment.git_commit,
+            "from_checkpoint": config.from_checkpoint,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
+        tensorboard=prepared.folder.tensorboard,
+        warm_start_from=weights_folder(experiment) if config.from_checkpoint else None,
     )
+
+
+def _assignment(
+    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
+) -> Assignment:
     return Assignment(
-        spec=spec,
+        spec=trial_spec(prepared),
         num_processes=prepared.attempt.num_processes,
         attempt_folder=folder,
         recording=Recording(
             database_url=database.url,
             attempt_id=prepared.attempt.id,
             checkpoints=prepared.folder.checkpoints,
+            order_arrays=order_arrays_folder(prepared.experiment),
         ),
         lock=prepared.lock,
         bell=bell,
     )
-
-
-def _trial_file(prepared: PreparedAttempt) -> Path:
-    """Returns the user's file where it was submitted, since it may import its neighbours."""
-    path = Path(prepared.experiment.trial_file)
-    if path.is_file():
-        return path
-    copy = Path(prepared.experiment.directory) / path.name
-    if copy.is_file():
-        return copy
-    raise InvalidTrialError(f"{path} is gone, and so is its copy {copy}. Restore one of them.")

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing_extensions import TypeIs
 
 from trialrun._errors import InvalidTrialError, nearest_name
-from trialrun._trial import Trial
+from trialrun._trial import Trial, require_complete
 
 
 def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
@@ -35,7 +35,9 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
         if _is_trial(value) and value.__module__ == module.__name__
     }
     if class_name is not None:
-        return _complete(path, _named(path, module, classes, class_name))
+        trial_class = _named(path, module, classes, class_name)
+        require_complete(trial_class, path.name)
+        return trial_class
     # A class that another one in the file extends is a base, not a choice.
     leaves = {
         name: cls
@@ -52,7 +54,8 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
             f"{path.name}:{min(leaves)}."
         )
     (only,) = leaves.values()
-    return _complete(path, only)
+    require_complete(only, path.name)
+    return only
 
 
 def _is_trial(value: object) -> TypeIs[type[Trial]]:
@@ -93,18 +96,3 @@ def _named(
             + nearest_name(name, classes)
         )
     return value
-
-
-def _complete(path: Path, cls: type[Trial]) -> type[Trial]:
-    missing = sorted(cls.__abstractmethods__)
-    if missing:
-        signatures = "\n".join(f"    def {name}{_signature(name)}: ..." for name in missing)
-        raise InvalidTrialError(
-            f"{cls.__name__} in {path.name} lacks what every Trial must have. Write:\n{signatures}"
-        )
-    return cls
-
-
-def _signature(name: str) -> str:
-    parameters = inspect.signature(getattr(Trial, name)).parameters
-    return f"({', '.join(parameters)})"

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     )
     from trialrun.samplers.record_order import (
         BatchRecords,
+        DealtBatches,
+        DealtRecords,
         RecordOrder,
         RecordUse,
     )
@@ -60,6 +62,8 @@ __all__ = [
     "AddressBook",
     "BatchRecords",
     "BatchSampler",
+    "DealtBatches",
+    "DealtRecords",
     "DistributedBatchSampler",
     "DistributedSampler",
     "ForeignBatchSampler",
@@ -90,6 +94,8 @@ _HOMES = {
     "AddressBook": "addresses",
     "BatchRecords": "record_order",
     "BatchSampler": "_batch_samplers",
+    "DealtBatches": "record_order",
+    "DealtRecords": "record_order",
     "DistributedBatchSampler": "_batch_samplers",
     "DistributedSampler": "_index_samplers",
     "ForeignBatchSampler": "_adapting",

@@ -11,14 +11,22 @@ import numpy as np
 import torch.utils.data
 from torch.utils.data import Sampler
 
-from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, ListedBatches
+from trialrun.samplers._foreign import ForeignBatches, ForeignRecords, as_batches
 from trialrun.samplers._foreign_copies import is_iterable_sampler
 from trialrun.samplers._random_access import (
     RandomAccess,
     RandomAccessBatchSampler,
     RandomAccessSampler,
 )
-from trialrun.samplers.sequences import Batched, Batches, Count, IndexSequence, Records, Subset
+from trialrun.samplers.sequences import (
+    Batched,
+    Batches,
+    Count,
+    IndexSequence,
+    Listed,
+    Records,
+    Subset,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +138,7 @@ def batches_of(batch_sampler: object, seed: int = 0) -> IndexSequence[Batches]:
     if isinstance(batch_sampler, RandomAccessBatchSampler):
         return batch_sampler.sequence
     if isinstance(batch_sampler, list | tuple):
-        return ListedBatches(batch_sampler)
+        return Listed.of(as_batches(type(batch_sampler).__name__, list(batch_sampler)))
     _require_sampler(batch_sampler, "batches", "BatchSampler(sampler, batch_size)")
     if type(batch_sampler) is torch.utils.data.BatchSampler:
         records = records_of(batch_sampler.sampler, seed)

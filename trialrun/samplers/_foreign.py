@@ -93,7 +93,7 @@ class ForeignBatches(BatchSequence):
 
     def __init__(self, batch_sampler: Any, seed: int) -> None:
         self.stage = _stage(batch_sampler)  # type: ignore[misc]  # as above
-        self._passes = _Passes(batch_sampler, seed, _as_batches)
+        self._passes = _Passes(batch_sampler, seed, as_batches)
 
     @property
     def length(self) -> int:
@@ -110,42 +110,6 @@ class ForeignBatches(BatchSequence):
         batches = self._passes.window(epoch)
         # Copies: what a reader writes into them must not change the answer for the next one.
         return [batches[position].copy() for position in positions.tolist()]
-
-
-class ListedBatches(BatchSequence):
-    """Batches that are written out, the same in every pass; they are read at any place.
-
-    Args:
-        batches: Each a list of records; all are copied.
-
-    Raises:
-        TypeError: One of them is no batch.
-    """
-
-    def __init__(self, batches: list[Any] | tuple[Any, ...]) -> None:
-        self.stage = type(batches).__name__  # type: ignore[misc]  # as above
-        self._batches = _as_batches(self.stage, list(batches))
-        largest = (int(batch.max(initial=-1)) for batch in self._batches)
-        self._min_num_records = max(largest, default=-1) + 1
-
-    @property
-    def length(self) -> int:
-        """Their number."""
-        return len(self._batches)
-
-    @property
-    def min_num_records(self) -> int:
-        """One more than the largest record."""
-        return self._min_num_records
-
-    @property
-    def records_per_item(self) -> int:
-        """1, as their sizes may differ."""
-        return 1
-
-    def gather(self, epoch: int, positions: Records) -> Batches:
-        """Returns copies of the batches at those places of the list."""
-        return [self._batches[position].copy() for position in positions.tolist()]
 
 
 class _Passes(Generic[WindowT]):
@@ -268,7 +232,16 @@ def _is_whole_number(item: object) -> bool:
     return number.ndim == 0 and number.dtype.kind in "iu"
 
 
-def _as_batches(name: str, items: list[Any]) -> Batches:
+def as_batches(name: str, items: list[Any]) -> Batches:
+    """Returns what somebody's batch sampler, or list, gives as arrays of records.
+
+    Args:
+        name: What gave it, for the message.
+        items: Each a list of records.
+
+    Raises:
+        TypeError: One of them is no batch.
+    """
     for item in items:
         if not (hasattr(item, "__iter__") and hasattr(item, "__len__")):
             raise TypeError(

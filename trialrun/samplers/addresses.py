@@ -68,6 +68,10 @@ class Stream(enum.IntEnum):
     """The order of the batches within a pool (``LengthGroupedBatchSampler``)."""
     FOREIGN = 9
     """A sampler from elsewhere, for each pass (major) and each of its generators (minor)."""
+    CALLBACK = 10
+    """Callbacks, for each batch (major) and each event and callback (minor)."""
+    REDUCER = 11
+    """A metric reducer, for each report's batch (major) and slot, or S across slots (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import TRIALS, make_spec, run_session
 
+from trialrun import CheckpointError
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.checkpoints.manifest import verify
@@ -49,6 +50,50 @@ def test_a_checkpoint_is_whole_when_it_is_told(tmp_path: Path) -> None:
         assert read_contents(stored.path).metadata["uuid"] == stored.uuid
     # The loop goes on meanwhile.
     assert threading.main_thread().name not in threads
+
+
+def test_what_is_added_when_the_files_are_there_belongs_to_the_checkpoint(tmp_path: Path) -> None:
+    told: list[StoredCheckpoint] = []
+    store = CheckpointStore(tmp_path / "checkpoints", told.append)
+    threads = []
+
+    def add(folder: Path) -> None:
+        threads.append(threading.current_thread())
+        assert read_contents(folder).metadata["batches"] == 5
+        (folder / "notes").mkdir()
+        (folder / "notes" / "a.txt").write_text("added")
+
+    assert store.save_now(contents(5), None, add) == told[0].uuid
+    assert threads == [threading.main_thread()]
+    assert told[0].files["notes/a.txt"]["size_bytes"] == 5
+    verify(told[0].path, told[0].files)
+    (told[0].path / "notes" / "a.txt").write_text("ADDED")
+    with pytest.raises(CheckpointError, match="notes/a.txt has the hash"):
+        verify(told[0].path, told[0].files)
+    assert store.close() is None
+
+
+def test_what_is_called_when_files_are_written_runs_before_the_checkpoint_counts(
+    tmp_path: Path,
+) -> None:
+    log: list[Any] = []
+    store = CheckpointStore(tmp_path, lambda stored: log.append(("recorded", stored.batches)))
+    store.save(contents(1), None, lambda folder: log.append(threading.current_thread().name))
+    store.close()
+    assert log == ["checkpoint-writer_0", ("recorded", 1)]
+
+
+def test_an_error_of_what_adds_is_its_own_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    told: list[StoredCheckpoint] = []
+    store = CheckpointStore(tmp_path / "checkpoints", told.append)
+
+    def fail(folder: Path) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        store.save_now(contents(5), None, fail)
+    assert (told, list((tmp_path / "checkpoints").iterdir())) == ([], [])
+    assert store.close() is None
 
 
 def test_saving_waits_for_the_one_before_it_and_for_no_more(tmp_path: Path) -> None:

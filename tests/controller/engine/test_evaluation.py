@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import Run, make_spec, run_session, write_trial
+from process_launch import Job, Launcher
+from support import Run, make_spec, run_session, run_with_stops, write_trial
 from trials.linear import records
 
 from trialrun import InvalidMetricError, InvalidTrialError
@@ -214,3 +215,143 @@ class Collecting(Linear):
     seen = load_trial_class(tmp_path / "trial.py", None).seen  # type: ignore[attr-defined]
     assert [number for number, _ in seen] == [0, 1, 2, 3]
     assert torch.equal(torch.cat([inputs for _, inputs in seen]), records(7).tensors[0])
+
+
+# evaluate_full_dataset, and evaluate_batch without an index.
+
+FULL = """
+class Full(Linear):
+    evaluate_batch = Trial.evaluate_batch
+
+    def build_validation_data_loader(self):
+        return DataLoader(np.arange(11.0) ** 2, batch_size=4, shuffle=True)
+
+    def evaluate_full_dataset(self, data_loader):
+        assert self.context.slot == 0
+        assert not self.model.training and not torch.is_grad_enabled()
+        values = torch.cat(list(data_loader))
+        return {
+            "median": values.median(),
+            "first": values[0],
+            "drawn": torch.rand(1),
+            "batches": len(data_loader),
+        }
+"""
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_slot_0_may_evaluate_the_full_dataset(tmp_path: Path, slots: int) -> None:
+    result = run(tmp_path, "from trialrun import Trial\n" + FULL, slots=slots)
+    (first, second) = [(records, metrics) for _, _, records, metrics in result.validation]
+    assert first == second
+    num_records, metrics = first
+    assert (num_records, metrics["median"], metrics["batches"]) == (11, 25.0, 3)
+    assert 0 < metrics["drawn"] < 1
+
+
+def test_processes_wait_for_the_one_that_evaluates_the_full_dataset(
+    tmp_path: Path, launcher: Launcher
+) -> None:
+    path = write_trial(tmp_path, HEAD + "from trialrun import Trial\n" + FULL)
+    spec = make_spec(path, max_length="2ba", validation_period="1ba")
+    first, second = launcher.launch(2, [Job(spec, tmp_path / "checkpoints")])
+    assert first[0].reported == run_session(spec, tmp_path / "folded").reported
+    assert second[0].validation == []
+
+
+def test_a_full_dataset_must_give_metrics_too(tmp_path: Path) -> None:
+    with pytest.raises(InvalidMetricError) as caught:
+        run(
+            tmp_path,
+            """
+from trialrun import Trial
+
+class Full(Linear):
+    evaluate_batch = Trial.evaluate_batch
+
+    def evaluate_full_dataset(self, data_loader):
+        return 3.0
+""",
+        )
+    assert str(caught.value) == (
+        "evaluate_full_dataset returned a float. Return a dictionary of metric names and numbers."
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "shown"), [("self, batch", 0), ("self, batch, number", 1), ("self, **named", 1)]
+)
+def test_evaluate_batch_may_leave_the_index_out_or_call_it_something_else(
+    tmp_path: Path, signature: str, shown: int
+) -> None:
+    result = run(
+        tmp_path,
+        f"""
+class Without(Linear):
+    def evaluate_batch({signature}):
+        index = locals().get("number", locals().get("named", {{}}).get("batch_idx", 0))
+        return {{"index": index}}
+
+    def evaluation_reducer(self):
+        return Reducer.MAX
+""",
+    )
+    assert result.validation[0][-1] == {"index": 3 * shown}
+
+
+# A state of the trial's own, and what is prepared beforehand.
+
+
+def test_the_trials_own_state_is_restored(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        HEAD
+        + """
+class Curriculum(Linear):
+    def set_up(self):
+        self.difficulty = torch.zeros(())
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.difficulty = self.difficulty * 0.5 + batch_idx
+        inputs, targets = batch
+        loss = self.loss((inputs * (1 + self.difficulty), targets))
+        self.context.backward(loss)
+        self.context.step_optimizer(self.optimizer)
+        return {"loss": loss}
+
+    def state_dict(self):
+        return {"difficulty": self.difficulty}
+
+    def load_state_dict(self, state_dict):
+        self.difficulty = state_dict["difficulty"]
+""",
+    )
+    spec = make_spec(path, slots=1)
+    straight = run_session(spec, tmp_path / "straight")
+    stopped = run_with_stops(spec, tmp_path / "stopped", [("progress", 3), ("progress", 6)])
+    assert stopped.reported == straight.reported
+
+
+def test_data_is_prepared_once_before_any_trial_is_made(tmp_path: Path, launcher: Launcher) -> None:
+    path = write_trial(
+        tmp_path,
+        HEAD
+        + """
+from pathlib import Path
+
+def note(folder, text):
+    with open(Path(folder) / "log.txt", "a") as file:
+        file.write(text + " ")
+
+class Prepared(Linear):
+    @classmethod
+    def prepare_data(cls, hparams):
+        note(hparams["folder"], "prepared")
+
+    def set_up(self):
+        note(self.context.get_hparam("folder"), "made")
+""",
+    )
+    spec = make_spec(path, max_length="1ba", hyperparameters={"folder": str(tmp_path)})
+    launcher.launch(2, [Job(spec, tmp_path / "checkpoints")])
+    assert (tmp_path / "log.txt").read_text().split() == ["prepared", "made", "made"]

@@ -85,11 +85,6 @@ class Uneven:
         return run_session(self._spec, self._folder, collectives=collectives)
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("launches"))
-
-
 SGD = "step_optimizer on optimizer 0 (SGD)"
 ADAM = "step_optimizer on optimizer 1 (Adam)"
 

@@ -10,13 +10,12 @@ import pytest
 import torch
 from thread_collectives import run_on_threads
 
-from trialrun import InvalidMetricError, MetricReducer, Reducer
-from trialrun._wrapped import WrappedReducer
+from trialrun import InvalidMetricError, InvalidTrialError, Reducer
 from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.metrics import (
     TrainingWindow,
+    check_batch_length,
     check_scalars,
-    reduce_custom,
     reduce_evaluated,
     to_floats,
 )
@@ -39,6 +38,7 @@ def test_every_scalar_is_a_metric() -> None:
         "numpy": np.float32(0.1),
         "whole": np.int64(7),
         "flag": np.bool_(False),
+        "array": np.array([[2.25]]),
         "tensor": torch.tensor([[2.5]], requires_grad=True),
         "half": torch.tensor(1.5, dtype=torch.float16),
         "count": torch.tensor(2**60 + 1),
@@ -53,6 +53,7 @@ def test_every_scalar_is_a_metric() -> None:
         "numpy": float(np.float32(0.1)),
         "whole": 7.0,
         "flag": 0.0,
+        "array": 2.25,
         "tensor": 2.5,
         "half": 1.5,
         "count": float(2**60 + 1),
@@ -97,6 +98,7 @@ def test_metric_names_are_strings() -> None:
         (torch.zeros(0), "a Tensor of shape (0,) and type torch.float32"),
         (torch.tensor(1j), "a Tensor of shape () and type torch.complex64"),
         (np.zeros(2), "a ndarray of shape (2,) and type float64"),
+        (np.array(["1"]), "a ndarray of shape (1,) and type <U1"),
         ("0.5", "a str ('0.5')"),
         (None, "a NoneType (None)"),
         (1j, "a complex (1j)"),
@@ -109,7 +111,25 @@ def test_what_is_no_number_is_described(value: Any, described: str) -> None:
     )
 
 
-# Training: the mean over batches and slots.
+@pytest.mark.parametrize(
+    ("length", "described"),
+    [
+        (-1, "a int (-1)"),
+        (2.0, "a float (2.0)"),
+        (None, "a NoneType (None)"),
+        (torch.ones(2), "a Tensor of shape (2,) and type torch.float32"),
+    ],
+)
+def test_a_batch_length_is_a_number_of_records(length: Any, described: str) -> None:
+    assert [check_batch_length(good) for good in (0, np.int64(3), torch.tensor(4))] == [0, 3, 4]
+    with pytest.raises(InvalidTrialError) as caught:
+        check_batch_length(length)
+    assert str(caught.value) == (
+        f"get_batch_length returned {described}. Return the number of records in the batch."
+    )
+
+
+# Training: the mean over the records of all batches and slots.
 
 
 def fill(window: TrainingWindow, slot: int, values: Sequence[float]) -> None:
@@ -128,7 +148,7 @@ def test_the_mean_is_over_batches_and_slots_on_every_process() -> None:
         for slot in slots:
             fill(window, slot, values[slot])
         assert len(window) == 3
-        result = window.reduce()
+        result = window.reduce().means
         assert len(window) == 0
         return result
 
@@ -146,7 +166,7 @@ def test_the_order_of_batches_changes_no_bit() -> None:
         generator.shuffle(values)
         window = TrainingWindow(range(1), SingleProcess())
         fill(window, 0, values)
-        means.add(window.reduce()["loss"])
+        means.add(window.reduce().means["loss"])
     assert len(means) == 1
     assert len({sum(values[i:] + values[:i]) for i in range(10)}) > 1
 
@@ -163,7 +183,39 @@ def test_the_order_of_batches_changes_no_bit() -> None:
 def test_a_mean_that_is_not_finite_is_reported_as_such(values: list[float], mean: str) -> None:
     window = TrainingWindow(range(1), SingleProcess())
     fill(window, 0, values)
-    assert repr(window.reduce()["loss"]) == mean
+    assert repr(window.reduce().means["loss"]) == mean
+
+
+def test_unequal_batches_weigh_their_records_on_any_number_of_processes() -> None:
+    # (records, value) of each batch of each slot
+    batches = {0: [(4, 1.0), (1, 0.1)], 1: [(4, 2.0), (3, 1e-9)]}
+
+    def reduce(process: Any) -> dict[str, float]:
+        slots_each = 2 // process.size
+        slots = range(process.rank * slots_each, (process.rank + 1) * slots_each)
+        window = TrainingWindow(slots, process)
+        for slot in slots:
+            for records, value in batches[slot]:
+                window.add(slot, {"loss": value}, records)
+        return window.reduce().means
+
+    expected = {"loss": math.fsum([4.0, 0.1, 8.0, 3e-9]) / 12}
+    assert reduce(SingleProcess()) == expected
+    assert run_on_threads(2, reduce) == [expected] * 2
+
+
+def test_batches_without_any_record_have_no_mean() -> None:
+    window = TrainingWindow(range(1), SingleProcess())
+    window.add(0, {"loss": 1.0}, 0)
+    expected = (
+        "The {} batches hold no records, as get_batch_length counts them, so there is no mean over "
+        "records. Let it return how many records a batch holds."
+    )
+    assert message(window.reduce) == expected.format("training")
+    assert message(reduce_evaluated, [(0, 0, {"loss": 1.0})], Reducer.AVG) == expected.format(
+        "validation"
+    )
+    assert reduce_evaluated([(0, 0, {"loss": 1.0})], Reducer.MAX) == {"loss": 1.0}
 
 
 def test_every_batch_and_slot_returns_the_same_names() -> None:
@@ -180,10 +232,11 @@ def test_a_window_goes_on_from_what_a_checkpoint_kept() -> None:
     first, second = (TrainingWindow(range(2), SingleProcess()) for _ in range(2))
     for slot in range(2):
         fill(first, slot, [0.1, 1e-9 * slot])
+        first.add(slot, {"loss": 5.0}, records=slot + 2)
         second.load_slot_state(slot, first.slot_state(slot))
         fill(first, slot, [3.0])
         fill(second, slot, [3.0])
-    assert second.reduce() == first.reduce()
+    assert second.reduce().means == first.reduce().means
 
 
 # Validation.
@@ -227,69 +280,47 @@ def test_reducers_and_metrics_have_the_same_names() -> None:
     )
 
 
-# The trial's own reducers.
-
-
-class Returning(MetricReducer):
-    """Returns what the test says, or a function of the slots' results."""
-
-    def __init__(self, result: Any) -> None:
-        self.result = result
-
-    def reset(self) -> None:
-        pass
-
-    def per_slot_reduce(self) -> Any:
-        return None
-
-    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> Any:
-        return self.result(per_slot_metrics) if callable(self.result) else self.result
-
-
-def wrapped(result: Any, name: str | None = None) -> WrappedReducer:
-    return WrappedReducer(
-        reducer=Returning(result), name=name, for_training=True, for_validation=True
-    )
-
-
-def custom(*reducers: WrappedReducer, metrics: dict[str, float] | None = None) -> Any:
-    per_slot = [[slot * 10 + index for index in range(len(reducers))] for slot in range(3)]
-    return reduce_custom(reducers, per_slot, metrics or {"loss": 1.0})
-
-
-def test_results_of_all_slots_are_reduced_in_slot_order() -> None:
-    first = wrapped(lambda slots: slots[0] + 100 * slots[1] + 10000 * slots[2], "first")
-    second = wrapped(lambda slots: {"low": torch.tensor(min(slots)), "high": np.int64(max(slots))})
-    assert custom(first, second) == {"loss": 1.0, "first": 201000.0, "low": 1.0, "high": 21.0}
+LEGAL = (
+    "Use one of Reducer.AVG, Reducer.SUM, Reducer.MAX, Reducer.MIN, or a dictionary that has one "
+    "of them for each metric."
+)
 
 
 @pytest.mark.parametrize(
-    ("reducer", "expected"),
+    ("returned", "expected"),
     [
+        ("avg", f"evaluation_reducer() returned a str ('avg'). {LEGAL}"),
+        (None, f"evaluation_reducer() returned a NoneType (None). {LEGAL}"),
+        ([Reducer.AVG], "evaluation_reducer() returned a list ([<Reducer.AVG: 'avg'>]). " + LEGAL),
         (
-            wrapped(3.0),
-            "Reducer 'Returning' was wrapped without a name, so cross_slot_reduce must return a "
-            "dictionary of metrics; it returned a float (3.0).",
+            {"loss": Reducer.AVG, "accuracy": "max"},
+            f"evaluation_reducer() gives for 'accuracy' a str ('max'). {LEGAL}",
         ),
         (
-            wrapped({"a": 3.0}, "mine"),
-            "Reducer 'mine' was wrapped with a name, so cross_slot_reduce must return one number; "
-            "it returned a dictionary. Wrap it without a name.",
-        ),
-        (
-            wrapped(1.0, "loss"),
-            "Reducer 'loss' returned the metric 'loss', which exists already. Choose another name.",
-        ),
-        (
-            wrapped(lambda slots: 1 / 0, "mine"),
-            "cross_slot_reduce of reducer 'mine' raised ZeroDivisionError: division by zero",
-        ),
-        (
-            wrapped("text", "mine"),
-            "Metric 'mine' returned by reducer 'mine' is a str ('text'), not a number. Return one "
-            "number for each metric; use a MetricReducer for anything larger.",
+            {"loss": Reducer.AVG, "accuracy": Reducer.MAX, 3: Reducer.MIN},
+            "evaluation_reducer() names ['3', 'accuracy', 'loss'] but evaluate_batch returned "
+            "['accuracy', 'loss']. Name every metric exactly once. Known: accuracy, loss.",
         ),
     ],
 )
-def test_a_reducer_that_breaks_its_promise_is_named(reducer: WrappedReducer, expected: str) -> None:
-    assert message(custom, reducer) == expected
+def test_an_evaluation_reducer_is_one_of_four(returned: Any, expected: str) -> None:
+    batches = [(0, 1, {"loss": 1.0, "accuracy": 0.5})]
+    assert message(reduce_evaluated, batches, returned) == expected
+
+
+def test_a_validation_without_batches_is_told() -> None:
+    assert message(reduce_evaluated, [], Reducer.AVG) == (
+        "The validation data gave no batch, so there is nothing to reduce. Check what "
+        "build_validation_data_loader returns: an iterator, which can be gone through once only, "
+        "is no loader."
+    )
+
+
+def test_the_means_of_each_batch_weigh_their_records_too() -> None:
+    window = TrainingWindow(range(2), SingleProcess())
+    for slot, rows in enumerate([[(1, 5.0), (2, 0.5)], [(3, 1.0), (2, 1.5)]]):
+        for records, loss in rows:
+            window.add(slot, {"loss": loss, "accuracy": -loss}, records)
+    reduced = window.reduce(with_batches=True)
+    assert reduced.batches == [{"loss": 2.0, "accuracy": -2.0}, {"loss": 1.0, "accuracy": -1.0}]
+    assert reduced.means == {"loss": 1.5, "accuracy": -1.5}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,7 +47,6 @@ def test_a_sampler_is_repeated_and_shared_out() -> None:
     facts = train(loader, num_slots=2).facts
     assert (facts.dataset_length, facts.pass_length, facts.epoch_length) == (10, 3, 1)
     assert re.fullmatch("Subset #[0-9a-f]{8}", facts.record_order)
-    assert facts.is_shuffled is None
 
 
 def test_a_sampler_with_other_seeds_or_weights_is_another_order() -> None:
@@ -101,7 +102,7 @@ def test_what_torchs_sampler_draws_follows_the_trials_seed() -> None:
     def first_pass(seed: int) -> list[int]:
         sampler = torch.utils.data.RandomSampler(range(30))
         order = DataOrder.of(DataLoader(range(30), 30, sampler=sampler), seed)
-        (records,) = order.training(1, 0).take(0, 1)
+        (records,) = order.training(1).sequence(0).take(0, 1)
         assert sorted(records.tolist()) == list(range(30))
         return records.tolist()
 
@@ -146,6 +147,92 @@ def test_somebodys_batch_sampler_counts_with_its_average(caplog: Any) -> None:
     assert data.facts.epoch_length == 1
     shares = itertools.islice(data.batches_from(0), 4)
     assert [share.tolist() for share in shares] == [[0, 1, 2], [3], [0, 1, 2], [3]]
+
+
+# What goes on record.
+
+
+def shuffled(length: int) -> Any:
+    return samplers.ReproducibleShuffleSampler(samplers.SequentialSampler(length), 8)
+
+
+LOADERS: dict[str, Callable[[], DataLoader]] = {
+    "in order": lambda: DataLoader(range(20), 3),
+    "shuffled": lambda: DataLoader(range(20), 3, shuffle=True),
+    "subset": lambda: DataLoader(range(20), 3, sampler=[7, 3, 7, 19]),
+    "torch's in order": lambda: DataLoader(
+        range(20), 3, sampler=torch.utils.data.SequentialSampler(range(20))
+    ),
+    "weighted": lambda: DataLoader(
+        range(20), 3, sampler=samplers.WeightedSampler([1, 0, 3, 2], 6, 8)
+    ),
+    "mixture": lambda: DataLoader(
+        range(20), 3, sampler=samplers.MixtureSampler([shuffled(5), shuffled(15)], [1, 2])
+    ),
+    "shuffled batches": lambda: DataLoader(
+        range(20),
+        batch_sampler=samplers.ReproducibleShuffleBatchSampler(
+            samplers.BatchSampler(shuffled(20), 3), 9
+        ),
+    ),
+    "torch's batches of ours": lambda: DataLoader(
+        range(20), batch_sampler=torch.utils.data.BatchSampler(shuffled(20), 3, False)
+    ),
+    "length groups": lambda: DataLoader(
+        range(20), batch_sampler=samplers.LengthGroupedBatchSampler(range(20), 3, 8)
+    ),
+    "batches written out": lambda: DataLoader(range(20), batch_sampler=[[1, 2], [7], [3, 19, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_order_on_record_is_the_order_that_is_loaded(name: str) -> None:
+    arrays: dict[str, Any] = {}
+
+    def keep(array: Any) -> str:
+        arrays[f"array {len(arrays)}"] = array.copy()
+        return f"array {len(arrays) - 1}"
+
+    data = train(LOADERS[name](), num_slots=2)
+    described = json.loads(json.dumps(data.describe_order(keep)))
+    order = samplers.RecordOrder.from_description(described, arrays.__getitem__)
+    for first in (0, 10**6):
+        loaded = batches(LOADERS[name](), 20, first=first, num_slots=2)
+        expected = [
+            order.records(batch, slot).records.tolist()
+            for batch in range(first, first + 20)
+            for slot in range(2)
+        ]
+        assert loaded == expected
+
+
+@pytest.mark.parametrize(
+    ("loader", "stage"),
+    [
+        (
+            lambda: DataLoader(
+                range(20), sampler=torch.utils.data.WeightedRandomSampler([1.0, 2.0], 9)
+            ),
+            "WeightedRandomSampler",
+        ),
+        (lambda: DataLoader(range(20), batch_sampler=Halves()), "Halves"),
+        (
+            lambda: DataLoader(
+                range(20),
+                sampler=samplers.ReproducibleShuffleSampler(
+                    torch.utils.data.RandomSampler(range(20)), 3
+                ),
+            ),
+            "RandomSampler",
+        ),
+    ],
+)
+def test_of_an_order_from_elsewhere_the_stage_is_on_record(
+    loader: Callable[[], DataLoader], stage: str
+) -> None:
+    described = train(loader()).describe_order(str)
+    with pytest.raises(ValueError, match=f"^The stage {stage} is none of trialrun's own, and only"):
+        samplers.RecordOrder.from_description(described, torch.tensor)
 
 
 # Whole batches only.

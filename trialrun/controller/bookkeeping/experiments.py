@@ -174,6 +174,19 @@ def trials_of_experiment(database: Database, experiment_id: int) -> list[TrialRo
         return list(session.scalars(query))
 
 
+def delete_experiment_rows(database: Database, experiment_id: int) -> None:
+    """Deletes an experiment with its trials, attempts, metrics and checkpoints, all or nothing.
+
+    Raises:
+        BookkeepingError: There is none.
+    """
+    with database.session() as session:
+        experiment = session.get(ExperimentRow, experiment_id)
+        if experiment is None:
+            raise BookkeepingError(_no_experiment(session, experiment_id, database.name))
+        session.delete(experiment)  # the database deletes what refers to it
+
+
 def no_trial(trial_id: int) -> str:
     """Says that there is no such trial."""
     return f"There is no trial {trial_id}. `trialrun list` shows the experiments and their trials."

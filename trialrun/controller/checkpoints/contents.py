@@ -46,7 +46,7 @@ def write_contents(contents: CheckpointContents, folder: Path) -> None:
         OSError: The disk is full or not writable.
     """
     extra_states = []
-    for name, model in zip(_model_files(len(contents.models)), contents.models, strict=True):
+    for name, model in zip(model_file_names(len(contents.models)), contents.models, strict=True):
         tensors = {key: value for key, value in model.items() if isinstance(value, torch.Tensor)}
         _save_tensors(tensors, folder / name)
         # A module's get_extra_state may return any plain data, which is no weight.
@@ -70,7 +70,7 @@ def read_contents(folder: Path) -> CheckpointContents:
         extra_states = state.pop("model_extra_states")
         models = [
             {**load_file(folder / name), **extra}
-            for name, extra in zip(_model_files(len(extra_states)), extra_states, strict=True)
+            for name, extra in zip(model_file_names(len(extra_states)), extra_states, strict=True)
         ]
     except Exception as error:
         raise CheckpointError(
@@ -79,7 +79,8 @@ def read_contents(folder: Path) -> CheckpointContents:
     return CheckpointContents(models=models, state=state, metadata=metadata)
 
 
-def _model_files(count: int) -> list[str]:
+def model_file_names(count: int) -> list[str]:
+    """Returns the names of the files that hold so many models."""
     if count == 1:
         return ["model.safetensors"]
     return [f"model-{index}.safetensors" for index in range(count)]

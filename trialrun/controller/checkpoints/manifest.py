@@ -21,11 +21,16 @@ def hash_file(path: Path) -> str:
 
 
 def make_manifest(folder: Path) -> Manifest:
-    """Returns size and hash of every file in a folder, after flushing each to the disk."""
+    """Returns size and hash of every file in a folder, after flushing each to the disk.
+
+    Files in folders within it, which a callback may have made, go by their path: ``notes/a.txt``.
+    """
     manifest = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         _flush(path)
-        manifest[path.name] = {"size_bytes": path.stat().st_size, "blake3": hash_file(path)}
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            manifest[name] = {"size_bytes": path.stat().st_size, "blake3": hash_file(path)}
     return manifest
 
 

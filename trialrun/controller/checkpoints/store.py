@@ -40,6 +40,10 @@ class StoredCheckpoint:
         return sum(entry["size_bytes"] for entry in self.files.values())
 
 
+class _HookError(Exception):
+    """What was called between writing and renaming raised; the cause is its exception."""
+
+
 class CheckpointStore:
     """Keeps the checkpoints of one trial in a folder; writes one at a time, on a thread.
 
@@ -52,18 +56,51 @@ class CheckpointStore:
         self._folder = folder
         self._on_stored = on_stored
         self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-writer")
-        self._pending: concurrent.futures.Future[None] | None = None
+        self._pending: concurrent.futures.Future[str | None] | None = None
         self._last_failure: BaseException | None = None
 
-    def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def save(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None] | None = None,
+    ) -> None:
         """Starts writing; waits only for the one before it.
 
         Args:
             contents: In memory of its own, which the writer may read while training goes on.
             metrics: The validation metrics at this batch, if there are any.
+            on_written: As with ``save_now``, but called on the writing thread; it raises nothing.
         """
         self.wait()
-        self._pending = self._executor.submit(self._write, contents, metrics)
+        self._pending = self._executor.submit(self._write, contents, metrics, on_written)
+
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str | None:
+        """Writes while the caller waits.
+
+        Args:
+            contents: What to write.
+            metrics: The validation metrics at this batch, if there are any.
+            on_written: Called with the folder when the files are there; what it adds belongs to the
+                checkpoint.
+
+        Returns:
+            The checkpoint's UUID; None where it could not be written.
+
+        Raises:
+            Exception: Whatever ``on_written`` raises; there is no checkpoint then.
+        """
+        self.wait()
+        try:
+            return self._write(contents, metrics, on_written)
+        except _HookError as error:
+            assert error.__cause__ is not None
+            raise error.__cause__ from None
 
     def wait(self) -> BaseException | None:
         """Waits for the checkpoint that is being written; returns why the last one failed.
@@ -80,13 +117,22 @@ class CheckpointStore:
         self._executor.shutdown()
         return failure
 
-    def _write(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
+    def _write(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None] | None,
+    ) -> str | None:
         identifier = str(uuid.uuid4())
         partial = partial_folder(self._folder, identifier)
         try:
-            stored = self._write_whole(contents, metrics, identifier, partial)
+            stored = self._write_whole(contents, metrics, identifier, partial, on_written)
             self._on_stored(stored)
             self._last_failure = None
+            return identifier
+        except _HookError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         except Exception as error:
             # Training goes on: the older checkpoints are whole, and the next one may succeed.
             self._last_failure = error
@@ -97,6 +143,7 @@ class CheckpointStore:
                 contents.metadata["batches"],
                 error,
             )
+            return None
 
     def _write_whole(
         self,
@@ -104,12 +151,18 @@ class CheckpointStore:
         metrics: dict[str, float] | None,
         identifier: str,
         partial: Path,
+        on_written: Callable[[Path], None] | None,
     ) -> StoredCheckpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         checksum = digest(contents.models, contents.state["optimizers"])
         metadata: dict[str, Any] = {"uuid": identifier, "digest": checksum, **contents.metadata}
         write_contents(dataclasses.replace(contents, metadata=metadata), partial)
+        if on_written is not None:
+            try:
+                on_written(partial)
+            except BaseException as error:
+                raise _HookError from error
         files = make_manifest(partial)
         flush_folder(partial)
         final = self._folder / identifier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from trialrun._context import TrialContext
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.evaluation import FullDataset
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.foreign_loaders import ForeignTrainingData, ForeignValidationData
 from trialrun.controller.engine.loaders import TrainingData, ValidationData
@@ -16,8 +19,23 @@ from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.sources import TrainingSource, ValidationSource
 from trialrun.samplers.addresses import Stream
 
+
+class Split(enum.Enum):
+    """Which of a trial's data."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    TEST = "test"
+
+    @property
+    def method(self) -> str:
+        """The trial's method that builds its loader."""
+        return f"build_{self.value}_data_loader"
+
+
 # Addresses after the trial's constructor, which has 0.
-_TRAINING, _VALIDATION = 1, 2
+_ADDRESSES = {Split.TRAINING: 1, Split.VALIDATION: 2, Split.TEST: 4}
+_CALLBACKS = 3
 
 
 class SourceBuilder:
@@ -57,35 +75,76 @@ class SourceBuilder:
             InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
         """
         slots = self._execution.slot_numbers
-        build = self._trial.build_training_data_loader
         # A description is for all slots: on every process the one that is made for slot 0.
-        loader = self._call(build, _TRAINING, 0)
+        loader = self.build(Split.TRAINING)
         if isinstance(loader, DataLoader):
             return TrainingData(
                 loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
             )
-        self._require_allowed(loader, "build_training_data_loader")
+        self._require_allowed(loader, Split.TRAINING)
         loaders = {0: loader} if 0 in slots else {}
         for slot in slots:
             if slot not in loaders:
-                loaders[slot] = self._call(build, _TRAINING, slot)
+                loaders[slot] = self.build(Split.TRAINING, slot)
         _require_one_each(loaders)
         return ForeignTrainingData(loaders, generators=self._generators, warns=self._is_chief)
 
-    def validation(self) -> ValidationSource:
-        """Returns the validation data.
+    def callbacks(self) -> Callbacks:
+        """Returns the trial's callbacks.
+
+        Raises:
+            InvalidTrialError: The trial returned something else.
+        """
+        callbacks = self._call(self._trial.build_callbacks, _CALLBACKS, 0)
+        return Callbacks(callbacks, self._generators, self._execution)
+
+    def validation(self) -> ValidationSource | FullDataset:
+        """Returns the validation data, as the trial evaluates it: batch by batch, or all at once.
 
         Raises:
             InvalidTrialError: The trial returned no loader, or one that is not allowed or wrong.
         """
+        return self.evaluated(self.build(Split.VALIDATION), Split.VALIDATION)
+
+    def evaluated(self, loader: Any, split: Split) -> ValidationSource | FullDataset:
+        """Returns what a loader gives, to be evaluated batch by batch, or all at once.
+
+        Args:
+            loader: What the trial returned.
+            split: Which data it was asked for.
+
+        Raises:
+            InvalidTrialError: It is a loader that is not allowed, or wrong.
+        """
+        if type(self._trial).evaluate_full_dataset is Trial.evaluate_full_dataset:
+            return self.batches(loader, split)
+        if not isinstance(loader, DataLoader):
+            self._require_allowed(loader, split)
+        try:
+            num_records = len(loader.dataset)
+        except (AttributeError, TypeError):  # a loader without a dataset, or one without a length
+            num_records = 0
+        return FullDataset(loader=loader, num_records=num_records)
+
+    def batches(self, loader: Any, split: Split) -> ValidationSource:
+        """Returns the batches of a loader, each once.
+
+        Raises:
+            InvalidTrialError: It is a loader that is not allowed, or wrong.
+        """
         slots = self._execution.slot_numbers
-        loader = self._call(self._trial.build_validation_data_loader, _VALIDATION, 0)
         if isinstance(loader, DataLoader):
             return ValidationData(
                 loader, seed=self._seed, num_slots=self._context.num_slots, slots=slots
             )
-        self._require_allowed(loader, "build_validation_data_loader")
-        return ForeignValidationData(loader, slots=slots, generators=self._generators)
+        self._require_allowed(loader, split)
+        return ForeignValidationData(
+            loader, slots=slots, generators=self._generators, method=split.method
+        )
+
+    def build(self, split: Split, slot: int = 0) -> Any:
+        """Returns the loader that the trial builds, of whatever kind."""
+        return self._call(getattr(self._trial, split.method), _ADDRESSES[split], slot)
 
     def _call(self, build: Callable[[], Any], address: int, slot: int) -> Any:
         self._generators.enter(Stream.MODEL, address)
@@ -95,11 +154,11 @@ class SourceBuilder:
         finally:
             self._execution.acting_slot = None
 
-    def _require_allowed(self, loader: Any, method: str) -> None:
+    def _require_allowed(self, loader: Any, split: Split) -> None:
         if not self._context.experimental.allows_any_loader:
             raise InvalidTrialError(
-                f"{method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, which "
-                "takes torch's arguments: trialrun itself then decides which records make a "
+                f"{split.method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, "
+                "which takes torch's arguments: trialrun itself then decides which records make a "
                 "batch, so that it can resume at any of them. For data that can only be streamed, "
                 "call context.experimental.disable_dataset_reproducibility_checks() in __init__."
             )

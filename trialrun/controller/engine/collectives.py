@@ -194,15 +194,17 @@ class ProcessGroup(Collectives):
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with _together():
             dist.all_gather(sizes, torch.tensor([data.numel()]), group=self._host_group)
-        longest = max(int(size) for size in sizes)
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: data.numel()] = data
-        received = [torch.empty_like(padded) for _ in range(self.size)] if self.is_chief else None
-        with _together():
-            dist.gather(padded, received, dst=0, group=self._host_group)
-        if received is None:
+        if not self.is_chief:
+            with _together():
+                dist.send(data, dst=0, group=self._host_group)
             return None
-        return [plain.decode(row[: int(size)]) for row, size in zip(received, sizes, strict=True)]
+        received = [data]
+        for rank in range(1, self.size):
+            # Each in its own length: slots may have collected very unequally.
+            received.append(torch.empty(int(sizes[rank]), dtype=torch.uint8))
+            with _together():
+                dist.recv(received[-1], src=rank, group=self._host_group)
+        return [plain.decode(data) for data in received]
 
     def broadcast(self, value: Any, name: str) -> Any:
         """Returns the chief's plain value on every process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class DataWait:
         self._is_silent = is_silent
         self._clock = clock
 
-    def measured(self, shares: Iterable[T]) -> Generator[T]:
+    def measured(self, shares: Iterable[T]) -> Iterator[T]:
         """Hands on the slots' shares of the batches, and measures how long each is waited for."""
         clock, iterator = self._clock, iter(shares)
         # Not the first batch, for which workers start and files are opened.

@@ -5,13 +5,14 @@ This is what stands behind the trial's context: ``backward`` and ``step_optimize
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 
-from trialrun._batch_contents import to_device
+from trialrun._batch_contents import batch_to_device
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Engine
@@ -19,19 +20,24 @@ from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import StepMode
 from trialrun._trial import Trial
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.exchange import SET_UP, SlotExchange, refused
 from trialrun.controller.engine.meetings import FINISHED, Meetings
-from trialrun.controller.engine.metrics import TrainingWindow, check_scalars
+from trialrun.controller.engine.metrics import (
+    TrainingWindow,
+    check_batch_length,
+    check_scalars,
+)
 from trialrun.controller.engine.optimization import (
     OptimizerSteps,
     step_batch_schedulers,
     step_label,
 )
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reducers import SlotReducers
 from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.slot_state import (
     FoldedSlotState,
     ModelBuffers,
-    ReducerContents,
     SingleSlotState,
 )
 from trialrun.controller.engine.slots import Slots, make_slots
@@ -39,6 +45,16 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+
+class BatchCallbacks(Protocol):
+    """What is called before and after a batch."""
+
+    def begin_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes before a batch."""
+
+    def end_batch(self, batch: int, epoch_length: int) -> None:
+        """Calls what comes after it; the clock still says that it is under way."""
 
 
 class Execution(Engine):
@@ -58,6 +74,8 @@ class Execution(Engine):
 
     construction: Construction | None
     """How the trial was made; None before that."""
+    before_trial: Callable[[type[Trial]], None] | None
+    """Called before the trial's constructor, where nobody else knows of it beforehand."""
     slots: Slots
     """The slots of this process."""
     meetings: Meetings
@@ -66,7 +84,7 @@ class Execution(Engine):
     """How each wrapped optimizer steps."""
     buffers: ModelBuffers
     """The buffers of all wrapped models."""
-    reducers: ReducerContents
+    reducers: SlotReducers
     """What the wrapped reducers have collected."""
     acting_slot: int | None
     """The slot that evaluates a batch or builds a loader; None while slots train."""
@@ -95,7 +113,12 @@ class Execution(Engine):
         self._stop_request = stop_request
         self._device = device
         self.construction = None
+        self.before_trial = None
         self.acting_slot = None
+        # No optimizer steps before the trial is set up; slots may exchange values all the same.
+        self.meetings = self._new_meetings([], SET_UP)
+        self._exchange = SlotExchange(collectives, slots_each)
+        self._slots_run = False
         self._is_training = False
         self._initial_batch = 0
         self._batches_completed = 0
@@ -106,24 +129,40 @@ class Execution(Engine):
         # Not for a trial that another one makes within its own constructor.
         if self.construction is None:
             self.construction = construction
+            if self.before_trial is not None:
+                self.before_trial(type(construction.trial))
             self._generators.enter(Stream.MODEL, 0)
 
     def compute_with_threads(self, num_threads: int) -> None:
         """Chooses the intra-op threads of the slots, before ``set_up``."""
         self._num_threads = num_threads
 
-    def begin_at(self, batches_completed: int) -> None:
-        """Sets the clock to where this attempt begins."""
+    def begin_at(self, batches_completed: int, epoch_length: int = 1) -> None:
+        """Sets the clock to where this attempt begins, or to where a trial to look at stands."""
         self._initial_batch = self._batches_completed = batches_completed
+        self._epoch_length = epoch_length
 
-    def set_up(self, trial: Trial, context: TrialContext, epoch_length: int) -> None:
+    def set_up(
+        self,
+        trial: Trial,
+        context: TrialContext,
+        epoch_length: int,
+        has_equal_batches: bool,
+        callbacks: BatchCallbacks,
+    ) -> None:
         """Takes the trial, once everything is wrapped and built."""
+        self._has_equal_batches = has_equal_batches
         self._trial = trial
         self._context = context
+        self._callbacks = callbacks
         self._epoch_length = epoch_length
         self.buffers = ModelBuffers(context.models)
-        self.reducers = ReducerContents(
-            context.reducers, self.slot_numbers, shared=_held_elsewhere(trial, context)
+        self.reducers = SlotReducers(
+            context.reducers,
+            slots=self.slot_numbers,
+            num_slots=self._num_slots,
+            generators=self._generators,
+            shared=_held_elsewhere(trial, context),
         )
         self.slot_state = (
             SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
@@ -133,11 +172,8 @@ class Execution(Engine):
             )
         )
         self.slots = make_slots(self.slot_numbers, self.slot_state, self._device, self._num_threads)
-        self.meetings = Meetings(
-            self._collectives,
-            slots_each=len(self.slot_numbers),
-            steps=[step_label(*numbered) for numbered in enumerate(context.optimizers)],
-            num_wishes=len(Event),
+        self.meetings = self._new_meetings(
+            [step_label(*numbered) for numbered in enumerate(context.optimizers)], "batch"
         )
         self.steps = [
             OptimizerSteps(
@@ -157,7 +193,31 @@ class Execution(Engine):
             )
             for index, optimizer in enumerate(context.optimizers)
         ]
+        self._exchange.once = None
         self._is_training = True
+
+    @contextlib.contextmanager
+    def once_in_each_process(self, name: str) -> Iterator[None]:
+        """Declares user code that every process runs once, such as a callback.
+
+        In it slots may exchange values. ``meet`` comes before the processes exchange anything else,
+        so that those that did not are found.
+        """
+        with self.as_first_slot(), self._exchange.once_in_each_process(name, self.meetings):
+            yield
+
+    @contextlib.contextmanager
+    def as_first_slot(self) -> Iterator[None]:
+        """Lets the process's first slot stand for user code that belongs to none.
+
+        Slots may not exchange values in it.
+        """
+        before = self.acting_slot, self._exchange.once
+        self.acting_slot, self._exchange.once = self.slot_numbers.start, None
+        try:
+            yield
+        finally:
+            self.acting_slot, self._exchange.once = before
 
     def train_batch(self, batches: Iterator[Any], window: TrainingWindow) -> None:
         """Lets every slot of this process learn from its share of the next batch.
@@ -172,17 +232,31 @@ class Execution(Engine):
         """
         batch_idx = self._batches_completed
         epoch_idx = batch_idx // self._epoch_length
+        thread = self._exchange.thread
 
         def learn(slot: int) -> None:
-            batch = to_device(next(batches), self._device)
+            batch = self.on_device(next(batches))
             self._generators.enter(Stream.TRAIN, batch_idx, slot)
-            returned = self._trial.train_batch(
-                batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx
-            )
-            window.add(slot, check_scalars(returned, "train_batch"))
+            thread.is_in_train_batch = True
+            try:
+                returned = self._trial.train_batch(
+                    batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx
+                )
+            finally:
+                thread.is_in_train_batch = False
+            scalars = check_scalars(returned, "train_batch")
+            if self._has_equal_batches:
+                window.add(slot, scalars)
+            else:
+                length = check_batch_length(self._trial.get_batch_length(batch))
+                window.add(slot, scalars, length)
 
+        self._callbacks.begin_batch(batch_idx, self._epoch_length)
+        self.reducers.begin_batch(batch_idx)
         self.slot_state.begin_batch()
+        self._slots_run = True
         self.slots.run(learn)
+        self._slots_run = False
         self.slot_state.end_batch()
         if self.buffers.are_shared(self._collectives):
             self.meet()
@@ -194,7 +268,16 @@ class Execution(Engine):
             step_batch_schedulers(
                 self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
             )
+        self._callbacks.end_batch(batch_idx, self._epoch_length)
         self._batches_completed = batch_idx + 1
+        if self._context.profiler is not None:
+            self._context.profiler.step()
+
+    def on_device(self, batch: Any) -> Any:
+        """Returns the batch where the trial wants to find it."""
+        if not self._context.experimental.moves_batches:
+            return batch
+        return batch_to_device(batch, self._device)
 
     def _warn_of_missing_steps(self) -> None:
         for index, steps in enumerate(self.steps):
@@ -207,10 +290,12 @@ class Execution(Engine):
                 )
 
     def meet(self) -> None:
-        """Waits until every process has finished the batch, before they exchange anything else.
+        """Waits until every process has come as far, before they exchange anything else.
+
+        Called at the end of the set-up, of a batch, and of code that each process runs once.
 
         Raises:
-            InvalidTrialError: Another takes a step.
+            InvalidTrialError: Another takes a step, or exchanges values.
         """
         self.meetings.announce(FINISHED)
         self.meetings.join()
@@ -231,10 +316,10 @@ class Execution(Engine):
 
     @property
     def slot(self) -> int:
-        """The slot that is executing; the process's first while the trial is set up."""
+        """The slot that is executing; the process's first where code runs once in each process."""
         if self.acting_slot is not None:
             return self.acting_slot
-        return self.slots.current if self._is_training else self.slot_numbers.start
+        return self.slots.current if self._slots_run else self.slot_numbers.start
 
     @property
     def initial_batch(self) -> int:
@@ -280,6 +365,23 @@ class Execution(Engine):
         if self._window_is_complete:
             steps.step(clip_grads, auto_zero_grads)
 
+    def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
+        """Hands values from slot to slot where they come together."""
+        if self._exchange.thread.is_in_train_batch:
+            return self._exchange.among_slots(value, call, to_all, self.slots, self.meetings)
+        # Loaders of the trial's own are built for one slot after the other.
+        is_later_loader = self._exchange.once == SET_UP and bool(self.acting_slot)
+        if is_later_loader:
+            where = f"while the loader of slot {self.acting_slot} was built, after that of another"
+            raise refused(call, where)
+        if self._exchange.once is None:
+            raise refused(
+                call,
+                "in code that slots do not execute together, such as evaluate_batch, a reducer or "
+                "a dataset",
+            )
+        return self._exchange.among_processes(value, call, self.meetings)
+
     def set_stop_requested(self, stop_requested: bool) -> None:
         """Notes what the executing slot wishes."""
         self._stop_request.set_slot(self.slot, stop_requested)
@@ -287,6 +389,15 @@ class Execution(Engine):
     def get_stop_requested(self) -> bool:
         """Returns this process's wish to stop."""
         return bool(self._stop_request)
+
+    def _new_meetings(self, steps: list[str], stretch: str) -> Meetings:
+        return Meetings(
+            self._collectives,
+            slots_each=len(self.slot_numbers),
+            steps=steps,
+            num_wishes=len(Event),
+            stretch=stretch,
+        )
 
     @property
     def _window_is_complete(self) -> bool:

@@ -10,8 +10,10 @@ matter: only a loader, or a dataset without loader workers, that has ``state_dic
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from numpy.typing import NDArray
 
 from trialrun._errors import CheckpointError, InvalidDataLoaderError
 from trialrun.controller import plain
@@ -23,6 +25,7 @@ from trialrun.controller.engine.sources import (
     ValidationSource,
 )
 from trialrun.samplers.addresses import Stream
+from trialrun.samplers.sequences import Description, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class ForeignTrainingData(TrainingSource):
         InvalidDataLoaderError: A loader cannot be iterated over.
     """
 
+    has_equal_batches = False
+
     def __init__(self, loaders: Mapping[int, Any], *, generators: Generators, warns: bool) -> None:
         self._streams = {
             slot: _Stream(loader, slot, generators) for slot, loader in loaders.items()
@@ -48,7 +53,6 @@ class ForeignTrainingData(TrainingSource):
         num_batches = _length(first)
         self.facts = DataFacts(
             record_order=type(first).__name__,
-            is_shuffled=None,
             dataset_length=_length(getattr(first, "dataset", None)),
             pass_length=num_batches,
             batch_size=getattr(first, "batch_size", None),
@@ -62,6 +66,10 @@ class ForeignTrainingData(TrainingSource):
                 "load_state_dict, such as torchdata's StatefulDataLoader.",
                 type(first).__name__,
             )
+
+    def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
+        """Returns the loader's class, of which nothing more is known."""
+        return {"batches": unknown(self.facts.record_order)}
 
     def batches_from(self, first_batch: int) -> Iterator[Any]:
         """Iterates over all slots' loaders in turn; each begins a new pass when it has ended."""
@@ -87,6 +95,7 @@ class ForeignValidationData(ValidationSource):
         loader: The loader.
         slots: The slots of this process.
         generators: The process's random generators.
+        method: The trial's method that returned it.
 
     Raises:
         InvalidDataLoaderError: The loader cannot be iterated over.
@@ -94,8 +103,15 @@ class ForeignValidationData(ValidationSource):
 
     is_lockstep = False
 
-    def __init__(self, loader: Any, *, slots: range, generators: Generators) -> None:
-        _require_iterable(loader, "build_validation_data_loader")
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        slots: range,
+        generators: Generators,
+        method: str = "build_validation_data_loader",
+    ) -> None:
+        _require_iterable(loader, method)
         self._loader = loader
         self._has_slot_0 = 0 in slots
         self._generators = generators

@@ -8,16 +8,19 @@ process does the loading.
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trialrun._data_loader import DataLoader
-from trialrun.controller.engine.fetching import BatchFunction, RecordIds
+from trialrun._fetching import BatchFunction, RecordIds
 from trialrun.controller.engine.order import DataOrder
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.sources import (
@@ -27,9 +30,9 @@ from trialrun.controller.engine.sources import (
     ValidationSource,
 )
 from trialrun.samplers.addresses import Stream
+from trialrun.samplers.sequences import RECORDS_PER_BLOCK, Description
 
-# Indices that are computed at once: numpy's cost for a call is spread over them.
-_BLOCK_RECORDS = 8192
+# Passes that are computed at once, at most: short ones cost by their number.
 _BLOCK_PASSES = 16
 
 
@@ -75,7 +78,7 @@ class _Addresses(Sampler[BatchAddress]):
         return self._make()
 
 
-class _Batches:
+class AddressedBatches:
     """Batches of a stream of addresses, loaded here or by worker processes."""
 
     def __init__(
@@ -88,6 +91,8 @@ class _Batches:
         self._dataset = _AddressedDataset(loader, seed, stream)
         self._make_addresses = make_addresses
         self._torch_loader: TorchDataLoader[Any] | None = None
+        # The one that loads now, which nobody must keep longer than it is wanted.
+        self._iterator: Callable[[], Any] = lambda: None
         pin_memory = loader.pin_memory and torch.cuda.is_available()
         if loader.num_workers > 0 or pin_memory:
             self._torch_loader = TorchDataLoader(
@@ -113,8 +118,20 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         if self._torch_loader is not None:
-            return iter(self._torch_loader)
+            iterator = iter(self._torch_loader)
+            self._iterator = weakref.ref(iterator)
+            return iterator
         return map(self._dataset.__getitem__, self._make_addresses())
+
+    def close(self) -> None:
+        """Ends the worker processes, whoever still refers to their iterator.
+
+        Torch ends them when the iterator is garbage. It never is while a traceback or a thread
+        knows of it, and a process waits for its children before it ends.
+        """
+        iterator = self._iterator()
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 class _WorkerStart:
@@ -157,21 +174,27 @@ class TrainingData(TrainingSource):
         order = DataOrder.of(loader, seed)
         epoch_length = order.epoch_length(num_slots)
         self.num_workers = loader.num_workers
+        # Records are repeated before they are cut into batches; a batch sampler cuts as it likes.
+        self.has_equal_batches = loader.batch_sampler is None
         self.facts = DataFacts(
             record_order=order.describe(),
-            is_shuffled=order.is_shuffled,
             dataset_length=order.dataset_length,
             pass_length=order.pass_length,
             batch_size=order.batch_size,
             epoch_length=epoch_length,
         )
-        per_slot = max(1, _BLOCK_RECORDS // order.batch_size)
-        # A few passes at most: short ones cost by their number.
+        per_slot = max(1, RECORDS_PER_BLOCK // order.batch_size)
         self._block_batches = min(per_slot, _BLOCK_PASSES * epoch_length)
         self._loader = loader
         self._seed = seed
         self._slots = slots
-        self._shares = [order.training(num_slots, slot) for slot in slots]
+        self._order = order.training(num_slots)
+        self._shares = [self._order.sequence(slot) for slot in slots]
+        self._batches: AddressedBatches | None = None
+
+    def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
+        """Returns the chain of samplers that all slots share."""
+        return self._order.describe(keep)
 
     def batches_from(self, first_batch: int) -> Iterator[Any]:
         """Iterates over (batch k, each slot of this process), for k from ``first_batch`` on."""
@@ -186,7 +209,13 @@ class TrainingData(TrainingSource):
                 # Blocks grow, so that the first batch does not wait for thousands.
                 start, length = start + length, min(4 * length, self._block_batches)
 
-        return iter(_Batches(self._loader, self._seed, Stream.DATA, make_addresses))
+        self._batches = AddressedBatches(self._loader, self._seed, Stream.DATA, make_addresses)
+        return iter(self._batches)
+
+    def close(self) -> None:
+        """Ends the loader's worker processes."""
+        if self._batches is not None:
+            self._batches.close()
 
 
 class ValidationData(ValidationSource):
@@ -223,7 +252,7 @@ class ValidationData(ValidationSource):
                         (row,) = batches.take(batch, batch + 1)
                         yield BatchAddress(batch, 0, row)
 
-        self._batches = _Batches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
+        self._batches = AddressedBatches(loader, seed, Stream.VALIDATION_DATA, make_addresses)
 
     def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: (slot, batch number, batch) of each slot that has one."""
@@ -234,3 +263,7 @@ class ValidationData(ValidationSource):
                 for slot in self._slots
                 if start + slot < self.num_batches
             ]
+
+    def close(self) -> None:
+        """Ends the loader's worker processes, which may stay between validations."""
+        self._batches.close()

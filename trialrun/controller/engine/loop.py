@@ -7,13 +7,16 @@ boundary, so that all that belongs to the boundary is in it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from trialrun._units import Unit
 from trialrun.controller.checkpoints.best import is_better
 from trialrun.controller.checkpoints.contents import CheckpointContents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
+from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
@@ -36,6 +39,26 @@ class CheckpointSink(Protocol):
     def save(self, contents: CheckpointContents, metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint."""
 
+    def save_now(
+        self,
+        contents: CheckpointContents,
+        metrics: dict[str, float] | None,
+        on_written: Callable[[Path], None],
+    ) -> str | None:
+        """Writes a checkpoint while the caller waits.
+
+        Args:
+            contents: What to write.
+            metrics: The validation metrics at this batch, if there are any.
+            on_written: Called with the folder when the files are there; it may add others.
+
+        Returns:
+            The checkpoint's UUID; None where it could not be written.
+
+        Raises:
+            Exception: Whatever ``on_written`` raises.
+        """
+
 
 class TrainingLoop:
     """Trains one trial to its end, or to the boundary at which a stop is agreed on.
@@ -52,6 +75,8 @@ class TrainingLoop:
         progress: What a checkpoint remembered; a new one at the start.
         stopwatch: Training time.
         agreement: What all processes agree on at a boundary.
+        callbacks: Told of checkpoints; they may ask for a stop at a boundary.
+        collectives: The processes.
         metadata: JSON data that every checkpoint repeats.
         sink: Where the chief hands checkpoints; None elsewhere.
     """
@@ -70,6 +95,8 @@ class TrainingLoop:
         progress: Progress,
         stopwatch: Stopwatch,
         agreement: Agreement,
+        callbacks: Callbacks,
+        collectives: Collectives,
         metadata: dict[str, Any],
         sink: CheckpointSink | None,
     ) -> None:
@@ -84,6 +111,8 @@ class TrainingLoop:
         self._progress = progress
         self._stopwatch = stopwatch
         self._agreement = agreement
+        self._callbacks = callbacks
+        self._collectives = collectives
         self._metadata = metadata
         self._sink = sink
         self._agreed = [0] * len(Event)
@@ -95,11 +124,13 @@ class TrainingLoop:
     def run(self) -> Outcome:
         """Trains until the trial is complete or all processes agreed to stop."""
         self._validate_if_owed()
+        self._hear_callbacks()
         while not (self._stop or self._is_at_end):
             self._train_to_boundary()
             self._report_if_due()
             self._validate_if_due()
             self._checkpoint_if_due()
+            self._hear_callbacks()
         self._checkpoint()
         complete = self._is_at_end and self._is_validated
         return Outcome.COMPLETED if complete else Outcome.PAUSED
@@ -143,6 +174,12 @@ class TrainingLoop:
         if due or (clock == 0 and self._config.step_zero_validation):
             self._validate()
 
+    def _hear_callbacks(self) -> None:
+        """Stops here where a callback asked for it, rather than after another batch."""
+        if self._callbacks.listen_to_boundaries and self._is_at_window_end:
+            self._agreement.begin()
+            self._stop |= bool(self._agreement.settle()[Event.STOP])
+
     # The verbs.
 
     def _report(self) -> None:
@@ -183,8 +220,25 @@ class TrainingLoop:
             **self._metadata,
         }
         contents = self._snapshots.capture(self._progress, self._stopwatch.state_dict(), metadata)
-        if contents is not None and self._sink is not None:
+        if self._callbacks.listen_to_writing:
+            self._write_now(contents, validation_metrics)
+        elif contents is not None and self._sink is not None:
             self._sink.save(contents, validation_metrics)
+
+    def _write_now(
+        self, contents: CheckpointContents | None, metrics: dict[str, float] | None
+    ) -> None:
+        """Lets callbacks see a checkpoint on the disk: then everybody waits for it."""
+        uuid = None
+        if contents is not None and self._sink is not None:
+            uuid = self._sink.save_now(
+                contents,
+                metrics,
+                lambda folder: self._callbacks.call("on_checkpoint_write_end", str(folder)),
+            )
+        uuid = self._collectives.broadcast(uuid, "UUID of the checkpoint")
+        if uuid is not None:
+            self._callbacks.call("on_checkpoint_upload_end", uuid)
 
     # What the verbs ask.
 

@@ -2,8 +2,9 @@
 
 One that takes a step while another has finished the batch would wait for it in a collective for
 ever, or add up what does not belong together. So each announces its place: the optimizer that it
-steps, or the end of the batch. All announcements are messages of one kind, in one order; so those
-of processes that do different things meet, are compared, and are named.
+steps, a call by which slots hand values to each other, or the end of the batch. All announcements
+are messages of one kind, in one order; so those of processes that do different things meet, are
+compared, and are named.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 
+from trialrun._distributed import CALLS
 from trialrun._errors import InvalidTrialError
 from trialrun.controller.engine.collectives import Collectives, PendingGather
 
 FINISHED = -1
-"""The place of a process that has finished the batch; otherwise it is an optimizer's number."""
+"""The place of a process that has finished the batch; otherwise it is an optimizer's number, or the
+place of a call."""
+
+
+def place_of_call(call: str) -> int:
+    """Returns the place of a process whose slots make a call of ``context.distributed``."""
+    return FINISHED - 1 - CALLS.index(call)
 
 
 class Meetings:
@@ -29,7 +37,11 @@ class Meetings:
         slots_each: Slots of a process.
         steps: For each optimizer what its step is called in an error.
         num_wishes: Wishes that an announcement can carry.
+        stretch: What an error calls the code that the processes execute.
     """
+
+    stretch: str
+    """What an error calls the code that the processes execute at the moment."""
 
     def __init__(
         self,
@@ -38,6 +50,7 @@ class Meetings:
         slots_each: int,
         steps: Sequence[str],
         num_wishes: int,
+        stretch: str = "batch",
     ) -> None:
         self._collectives = collectives
         self._slots_each = slots_each
@@ -45,6 +58,7 @@ class Meetings:
         self._no_wishes = [0] * num_wishes
         self._agreed = self._no_wishes
         self._announced: collections.deque[PendingGather] = collections.deque()
+        self.stretch = stretch
 
     def announce(self, place: int, wishes: Sequence[int] | None = None) -> None:
         """Starts to tell the others; all processes call it equally often, or learn who did not."""
@@ -74,25 +88,36 @@ class Meetings:
         slots: dict[str | None, list[int]] = {}
         for rank, place in enumerate(places):
             first = rank * self._slots_each
-            step = None if place == FINISHED else self._steps[place]
-            slots.setdefault(step, []).extend(range(first, first + self._slots_each))
-        raise unequal_steps(slots)
+            slots.setdefault(self._label(place), []).extend(range(first, first + self._slots_each))
+        raise unequal_steps(slots, self.stretch)
+
+    def _label(self, place: int) -> str | None:
+        if place == FINISHED:
+            return None
+        return self._steps[place] if place >= 0 else CALLS[FINISHED - 1 - place]
 
 
-def unequal_steps(slots: Mapping[str | None, Sequence[int]]) -> InvalidTrialError:
+def unequal_steps(
+    slots: Mapping[str | None, Sequence[int]], stretch: str = "batch"
+) -> InvalidTrialError:
     """Returns the error of slots that do different things.
 
     Args:
-        slots: For each step, or None for the end of the batch, the slots that have come to it.
+        slots: For each step or call, or None for the end, the slots that have come to it.
+        stretch: Of what it is the end.
     """
     places = "; ".join(
-        f"{_enumerate(numbers)} " + ("finished the batch" if step is None else f"called {step}")
+        f"{_enumerate(numbers)} "
+        + (f"finished the {stretch}" if step is None else f"called {step}")
         for step, numbers in slots.items()
     )
+    named = [step if step in CALLS else "step_optimizer" for step in slots if step is not None]
+    calls = list(dict.fromkeys(named))
+    reason = "on a slot's own records" if calls == ["step_optimizer"] else "on the slot"
     return InvalidTrialError(
-        f"The slots of one batch took different steps: {places}. Every slot must call "
-        "step_optimizer equally often and in the same order; do not make it depend on a "
-        "slot's own records."
+        f"The slots of one {stretch} took different steps: {places}. Every slot must call "
+        f"{' and '.join(calls)} equally often and in the same order; do not make it depend "
+        f"{reason}."
     )
 
 

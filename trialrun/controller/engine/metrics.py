@@ -8,27 +8,31 @@ not change the last digit.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from trialrun._errors import InvalidMetricError, nearest_name
+from trialrun._errors import InvalidMetricError, InvalidTrialError, nearest_name
 from trialrun._reducers import Reducer
-from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
 
 Scalars = dict[str, Any]
 """Metric names with numbers or one-element tensors."""
 
 
-def check_scalars(returned: Any, source: str) -> Scalars:
+_ADVICE = "Return one number for each metric; use a MetricReducer for anything larger."
+
+
+def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
     """Returns what ``train_batch`` or ``evaluate_batch`` returned as names and scalars.
 
     Args:
         returned: A dictionary of scalars; from ``train_batch`` also one scalar tensor.
         source: The method's name, for errors.
+        advice: What to do where a value is no scalar.
 
     Raises:
         InvalidMetricError: It is not that; the message names the metric and its type.
@@ -53,18 +57,38 @@ def check_scalars(returned: Any, source: str) -> Scalars:
             scalars[name] = float(value.item()) if value.is_cpu else value.detach().clone()
         elif isinstance(value, bool | int | float | np.integer | np.floating | np.bool_):
             scalars[name] = float(value)
+        elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "buif":
+            scalars[name] = float(value.item())
         else:
             raise InvalidMetricError(
-                f"Metric {name!r} returned by {source} is {_describe(value)}, not a number. Return "
-                "one number for each metric; use a MetricReducer for anything larger."
+                f"Metric {name!r} returned by {source} is {describe(value)}, not a number. {advice}"
             )
     return scalars
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Returns in words what a value is that should have been something else."""
     if isinstance(value, torch.Tensor | np.ndarray):
         return f"a {type(value).__name__} of shape {tuple(value.shape)} and type {value.dtype}"
     return f"a {type(value).__name__} ({value!r})"
+
+
+def check_batch_length(length: Any) -> int:
+    """Returns what ``get_batch_length`` returned, a number of records.
+
+    Raises:
+        InvalidTrialError: It is no whole number, or negative.
+    """
+    try:
+        number = operator.index(length)  # also numpy's and torch's whole numbers
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidTrialError(
+            f"get_batch_length returned {describe(length)}. Return the number of records in the "
+            "batch."
+        )
+    return number
 
 
 def to_floats(rows: Sequence[Scalars]) -> list[dict[str, float]]:
@@ -88,6 +112,19 @@ def to_floats(rows: Sequence[Scalars]) -> list[dict[str, float]]:
     ]
 
 
+class Reduced(NamedTuple):
+    """The training metrics of a reporting period."""
+
+    means: dict[str, float]
+    """Over batches and slots."""
+    batches: list[dict[str, float]]
+    """For each batch the means over slots, where they were asked for."""
+
+
+_Row = tuple[int, Scalars]
+"""One batch of one slot: its records, and its metrics."""
+
+
 class TrainingWindow:
     """The metrics of the batches since the last report, for the slots of this process.
 
@@ -99,61 +136,101 @@ class TrainingWindow:
     def __init__(self, slots: range, collectives: Collectives) -> None:
         self._slots = slots
         self._collectives = collectives
-        self._rows: dict[int, list[Scalars]] = {slot: [] for slot in slots}
+        self._rows: dict[int, list[_Row]] = {slot: [] for slot in slots}
 
     def __len__(self) -> int:
         return len(self._rows[self._slots.start])
 
-    def add(self, slot: int, metrics: Scalars) -> None:
-        """Keeps one slot's metrics of one batch."""
-        self._rows[slot].append(metrics)
+    def add(self, slot: int, metrics: Scalars, records: int = 1) -> None:
+        """Keeps one slot's metrics of one batch.
 
-    def reduce(self) -> dict[str, float]:
-        """Returns each metric's mean over batches and slots, on every process, and starts anew.
+        Args:
+            slot: The slot.
+            metrics: Names and scalars.
+            records: What the batch weighs: its records, or 1 where all batches are alike.
+        """
+        self._rows[slot].append((records, metrics))
+
+    def reduce(self, *, with_batches: bool = False) -> Reduced:
+        """Returns each metric's mean over the records, on every process, and starts anew.
+
+        Args:
+            with_batches: Whether the means of each batch are wanted too.
 
         Raises:
-            InvalidMetricError: The names differ between batches or slots.
+            InvalidMetricError: The names differ between batches or slots, or there are no records.
         """
         gathered = self._collectives.gather(self._take(), "training metrics")
         means = None
         if gathered is not None:
-            means = _means([table for tables in gathered for table in tables])
-        result: dict[str, float] = self._collectives.broadcast(means, "training metrics")
-        return result
+            all_tables = [table for tables in gathered for table in tables]
+            means = (_means(all_tables), _batch_means(all_tables) if with_batches else [])
+        return Reduced(*self._collectives.broadcast(means, "training metrics"))
 
-    def slot_state(self, slot: int) -> list[dict[str, float]]:
+    def slot_state(self, slot: int) -> list[tuple[int, dict[str, float]]]:
         """Returns the slot's part of the window, for a checkpoint within it."""
-        self._rows[slot] = list(to_floats(self._rows[slot]))
-        return list(self._rows[slot])
+        rows = _with_floats(self._rows[slot])
+        self._rows[slot] = list(rows)
+        return rows
 
-    def load_slot_state(self, slot: int, rows: list[dict[str, float]]) -> None:
+    def load_slot_state(self, slot: int, rows: list[tuple[int, dict[str, float]]]) -> None:
         """Takes up what ``slot_state`` returned."""
         self._rows[slot] = list(rows)
 
     def _take(self) -> list[_Table]:
-        taken = [_as_table(to_floats(self._rows[slot])) for slot in self._slots]
+        taken = [_as_table(_with_floats(self._rows[slot])) for slot in self._slots]
         self._rows = {slot: [] for slot in self._slots}
         return taken
 
 
+def _with_floats(rows: Sequence[_Row]) -> list[tuple[int, dict[str, float]]]:
+    floats = to_floats([metrics for _, metrics in rows])
+    return [(records, row) for (records, _), row in zip(rows, floats, strict=True)]
+
+
 _Table = tuple[list[str], torch.Tensor]
-"""One slot's metrics: names as the trial gave them, and float64 values of shape (batches, names)
-whose columns stand in the order of sorted names."""
+"""One slot's metrics: names as the trial gave them, and float64 values of shape (batches, 1 +
+names): the records, and then the columns in the order of sorted names."""
 
 
-def _as_table(rows: Sequence[dict[str, float]]) -> _Table:
-    _require_same_names([row.keys() for row in rows], "train_batch")
-    values = [[row[name] for name in sorted(row)] for row in rows]
-    return list(rows[0]), torch.tensor(values, dtype=torch.float64)
+def _as_table(rows: Sequence[tuple[int, dict[str, float]]]) -> _Table:
+    _require_same_names([row.keys() for _, row in rows], "train_batch")
+    values = [[records, *(row[name] for name in sorted(row))] for records, row in rows]
+    return list(rows[0][1]), torch.tensor(values, dtype=torch.float64)
 
 
 def _means(tables: Sequence[_Table]) -> dict[str, float]:
-    """Returns the means over all slots, which have equally many batches."""
+    """Returns the means over all slots."""
     _require_same_names([names for names, _ in tables], "train_batch")
-    columns = torch.cat([values for _, values in tables]).T.tolist()
+    weights, *columns = torch.cat([values for _, values in tables]).T.tolist()
     names = tables[0][0]
     by_name = dict(zip(sorted(names), columns, strict=True))
-    return {name: _sum(by_name[name]) / len(by_name[name]) for name in names}
+    return {name: _mean(by_name[name], weights, "training") for name in names}
+
+
+def _mean(values: Sequence[float], weights: Sequence[float], kind: str) -> float:
+    """Returns the mean over records of one value for each batch."""
+    total = sum(weights)
+    if total == 0:
+        raise InvalidMetricError(
+            f"The {kind} batches hold no records, as get_batch_length counts them, so there is no "
+            "mean over records. Let it return how many records a batch holds."
+        )
+    if all(weight == weights[0] for weight in weights):
+        return _sum(values) / len(values)
+    return _sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+
+
+def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
+    """Returns for each batch the means over all slots."""
+    names = tables[0][0]
+    # Shape (batches, 1 + names, slots).
+    cube = torch.stack([values for _, values in tables], dim=2).tolist()
+    batches = []
+    for weights, *columns in cube:
+        by_name = dict(zip(sorted(names), columns, strict=True))
+        batches.append({name: _mean(by_name[name], weights, "training") for name in names})
+    return batches
 
 
 def _require_same_names(named: Sequence[Iterable[str]], source: str) -> None:
@@ -177,34 +254,59 @@ def reduce_evaluated(
 
     Args:
         batches: All batches of the validation data, in any order.
-        reducers: One reducer for all metrics, or one for each name.
+        reducers: One reducer for all metrics, or one for each name: what the trial returned.
 
     Returns:
         One number for each metric.
 
     Raises:
-        InvalidMetricError: The names differ between batches, or from those of the reducers.
+        InvalidMetricError: There are no batches; the names differ between them, or from those of
+            the reducers; or a reducer is none.
     """
-    ordered = sorted(batches)
+    if not batches:
+        raise InvalidMetricError(
+            "The validation data gave no batch, so there is nothing to reduce. Check what "
+            "build_validation_data_loader returns: an iterator, which can be gone through once "
+            "only, is no loader."
+        )
+    ordered = sorted(batches, key=lambda batch: batch[0])
     _require_same_names([metrics.keys() for _, _, metrics in ordered], "evaluate_batch")
     names = ordered[0][2].keys()
-    if isinstance(reducers, dict) and reducers.keys() != names:
-        wrong = sorted(reducers.keys() ^ names)
-        raise InvalidMetricError(
-            f"evaluation_reducer() names {sorted(reducers)} but evaluate_batch returned "
-            f"{sorted(names)}. Name every metric exactly once." + nearest_name(wrong[0], names)
-        )
+    by_name = _reducers_by_name(reducers, names)
+    weights = [records for _, records, _ in ordered]
     result = {}
     for name in names:
-        reducer = reducers[name] if isinstance(reducers, dict) else reducers
         values = [metrics[name] for _, _, metrics in ordered]
-        if reducer is Reducer.AVG:
-            weights = [records for _, records, _ in ordered]
-            weighted = (weight * value for weight, value in zip(weights, values, strict=True))
-            result[name] = _sum(weighted) / sum(weights)
+        if by_name[name] is Reducer.AVG:
+            result[name] = _mean(values, weights, "validation")
         else:
-            result[name] = _REDUCTIONS[reducer](values)
+            result[name] = _REDUCTIONS[by_name[name]](values)
     return result
+
+
+def _reducers_by_name(returned: Any, names: Iterable[str]) -> dict[str, Reducer]:
+    names = list(names)
+    if not isinstance(returned, Mapping):
+        returned = dict.fromkeys(names, _require_reducer(returned, "evaluation_reducer() returned"))
+    for name, reducer in returned.items():
+        _require_reducer(reducer, f"evaluation_reducer() gives for {name!r}")
+    if returned.keys() != set(names):
+        wrong = sorted(map(str, returned.keys() ^ set(names)))
+        raise InvalidMetricError(
+            f"evaluation_reducer() names {sorted(map(str, returned))} but evaluate_batch returned "
+            f"{sorted(names)}. Name every metric exactly once." + nearest_name(wrong[0], names)
+        )
+    return dict(returned)
+
+
+def _require_reducer(reducer: Any, source: str) -> Reducer:
+    if not isinstance(reducer, Reducer):
+        legal = ", ".join(f"Reducer.{member.name}" for member in Reducer)
+        raise InvalidMetricError(
+            f"{source} {describe(reducer)}. Use one of {legal}, or a dictionary that has one of "
+            "them for each metric."
+        )
+    return reducer
 
 
 def _sum(values: Iterable[float]) -> float:
@@ -221,59 +323,3 @@ _REDUCTIONS: dict[Reducer, Callable[[list[float]], float]] = {
     Reducer.MAX: max,
     Reducer.MIN: min,
 }
-
-
-def reduce_custom(
-    reducers: Sequence[WrappedReducer],
-    per_slot: Sequence[Sequence[Any]],
-    metrics: dict[str, float],
-) -> dict[str, float]:
-    """Adds the results of the trial's own reducers to reduced metrics.
-
-    Args:
-        reducers: The reducers to apply.
-        per_slot: For each slot, in order, the ``per_slot_reduce`` result of each reducer.
-        metrics: The metrics so far.
-
-    Returns:
-        All metrics.
-
-    Raises:
-        InvalidMetricError: A reducer raised, returned something else than it promised, or a name
-            that is taken.
-    """
-    result = dict(metrics)
-    for index, wrapped in enumerate(reducers):
-        collected = [slot_results[index] for slot_results in per_slot]
-        try:
-            value = wrapped.reducer.cross_slot_reduce(collected)
-        except Exception as error:
-            raise InvalidMetricError(
-                f"cross_slot_reduce of reducer {wrapped.label!r} raised {type(error).__name__}: "
-                f"{error}"
-            ) from error
-        for name, number in _named(wrapped, value).items():
-            if name in result:
-                raise InvalidMetricError(
-                    f"Reducer {wrapped.label!r} returned the metric {name!r}, which exists already."
-                    " Choose another name."
-                )
-            result[name] = number
-    return result
-
-
-def _named(wrapped: WrappedReducer, value: Any) -> dict[str, float]:
-    if wrapped.name is None and not isinstance(value, Mapping):
-        raise InvalidMetricError(
-            f"Reducer {wrapped.label!r} was wrapped without a name, so cross_slot_reduce must "
-            f"return a dictionary of metrics; it returned {_describe(value)}."
-        )
-    if wrapped.name is not None and isinstance(value, Mapping):
-        raise InvalidMetricError(
-            f"Reducer {wrapped.label!r} was wrapped with a name, so cross_slot_reduce must return "
-            "one number; it returned a dictionary. Wrap it without a name."
-        )
-    named = value if isinstance(value, Mapping) else {wrapped.name: value}
-    source = f"reducer {wrapped.label!r}"
-    (row,) = to_floats([check_scalars(named, source)])
-    return row

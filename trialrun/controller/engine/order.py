@@ -1,7 +1,8 @@
 """Which records make batch k of slot s: the chain of samplers that a loader describes, for a slot.
 
-Training:    records -> Repeat -> Distributed -> Batch, or batches -> Repeat -> Distributed. To go
-             on at batch k is to take from k on: the skip is an addition.
+Training:    records -> Repeat -> Distributed -> Batch, or batches -> Repeat -> Distributed, as
+             ``trialrun.samplers.record_order`` builds them. To go on at batch k is to take from k
+             on: the skip is an addition.
 Validation:  the records or batches as they are, each once.
 """
 
@@ -18,12 +19,10 @@ from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidDataLoaderError
 from trialrun.samplers import (
     BatchSampler,
-    DistributedBatchSampler,
-    DistributedSampler,
+    DealtBatches,
+    DealtRecords,
     RandomAccessBatchSampler,
     RandomAccessSampler,
-    RepeatBatchSampler,
-    RepeatSampler,
     ReproducibleShuffleSampler,
     SequentialSampler,
     as_batch_sampler,
@@ -46,15 +45,14 @@ class DataOrder:
         batch_size: Records in a slot's share of a batch; where a batch sampler decides, its most,
             or the average where that is not known.
         drop_last: Whether an epoch is rounded down to whole batches.
-        is_shuffled: Whether every pass has an order of its own; None where the trial gave a
-            sampler, which decides.
+        is_given: Whether the trial gave the sampler.
         source: The records of a pass, or its batches where the user gave a batch sampler.
     """
 
     dataset_length: int
     batch_size: int
     drop_last: bool
-    is_shuffled: bool | None
+    is_given: bool
     source: RandomAccessSampler | RandomAccessBatchSampler
 
     @classmethod
@@ -69,7 +67,6 @@ class DataOrder:
             InvalidDataLoaderError: A sampler is none, or does not fit.
         """
         dataset_length = len(loader.dataset)
-        is_own = loader.sampler is not None or loader.batch_sampler is not None
         source: RandomAccessSampler | RandomAccessBatchSampler
         with _as_loader_errors():
             if loader.batch_sampler is not None:
@@ -105,7 +102,7 @@ class DataOrder:
             dataset_length=dataset_length,
             batch_size=batch_size,
             drop_last=loader.drop_last,
-            is_shuffled=None if is_own else bool(loader.shuffle),
+            is_given=loader.sampler is not None or loader.batch_sampler is not None,
             source=source,
         )
 
@@ -116,22 +113,16 @@ class DataOrder:
         so a fingerprint of what it gives follows them.
         """
         chain = str(self.source.sequence)
-        return chain if self.is_shuffled is not None else f"{chain} #{self._fingerprint()}"
+        return f"{chain} #{self._fingerprint()}" if self.is_given else chain
 
     def _fingerprint(self) -> str:
         """Returns a hash of the first items of two passes: other seeds or weights give another."""
         length = min(_FINGERPRINT_ITEMS, self.pass_length)
         with _as_loader_errors():
-            sequence = self.source.sequence
-            if not sequence.is_endless:
-                sequence = (
-                    RepeatBatchSampler(self.source).sequence
-                    if isinstance(self.source, RandomAccessBatchSampler)
-                    else RepeatSampler(self.source).sequence
-                )
+            stream = self.training(1).stream
             hashed = hashlib.blake2b(digest_size=4)
             for start in (0, self.pass_length):
-                for item in sequence.take(start, start + length):
+                for item in stream.take(start, start + length):
                     hashed.update(np.asarray(item, dtype="<i8").tobytes())
         return hashed.hexdigest()
 
@@ -158,19 +149,14 @@ class DataOrder:
             )
         return full if self.drop_last else full + (rest > 0)
 
-    def training(self, num_slots: int, slot: int) -> IndexSequence[Batches]:
-        """Returns the endless sequence of one slot's shares, from batch 0."""
+    def training(self, num_slots: int) -> DealtRecords | DealtBatches:
+        """Returns the endless order that the slots share."""
         with _as_loader_errors():
             if isinstance(self.source, RandomAccessBatchSampler):
-                batches = self.source
-                if not batches.is_endless:
-                    batches = RepeatBatchSampler(batches)
-                return DistributedBatchSampler(batches, num_slots, slot).sequence
-            records = self.source
-            if not records.is_endless:
-                records = RepeatSampler(records)
-            share = DistributedSampler(records, num_slots, slot)
-            return BatchSampler(share, self.batch_size).sequence
+                return DealtBatches(source=self.source.sequence, num_slots=num_slots)
+            return DealtRecords(
+                source=self.source.sequence, num_slots=num_slots, batch_size=self.batch_size
+            )
 
     def validation(self) -> IndexSequence[Batches]:
         """Returns the finite sequence of all batches.

@@ -16,16 +16,21 @@ from trialrun.controller.checkpoints.digest import named_tensors
 from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.loop import CheckpointSink
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.engine.tensorboard_log import CheckpointWriter
 
 
 class OpenFresh(Protocol):
     """Makes a fresh trial, ready to train; nothing of it is recorded."""
 
     def __call__(
-        self, *, config: ExperimentConfig, resume_from: Path | None, sink: CheckpointSink | None
+        self,
+        *,
+        config: ExperimentConfig,
+        resume_from: Path | None,
+        sink: CheckpointWriter | None,
+        tensorboard: Path,
     ) -> TrialSession:
         """Returns its session, with at most one batch of each slot in a validation."""
 
@@ -34,10 +39,16 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
     """Rehearses the trial of a file; see ``rehearse_with``."""
 
     def open_fresh(
-        *, config: ExperimentConfig, resume_from: Path | None, sink: CheckpointSink | None
+        *,
+        config: ExperimentConfig,
+        resume_from: Path | None,
+        sink: CheckpointWriter | None,
+        tensorboard: Path,
     ) -> TrialSession:
         return open_session(
-            dataclasses.replace(spec, config=config, resume_from=resume_from),
+            dataclasses.replace(
+                spec, config=config, resume_from=resume_from, tensorboard=tensorboard
+            ),
             collectives=collectives,
             device=device,
             stop_request=StopRequest(),
@@ -106,7 +117,12 @@ def _train(
     stored: list[StoredCheckpoint] = []
     store = CheckpointStore(folder, stored.append) if collectives.is_chief else None
     try:
-        open_fresh(config=shortened, resume_from=resume_from, sink=store).run()
+        open_fresh(
+            config=shortened,
+            resume_from=resume_from,
+            sink=store,
+            tensorboard=folder.parent / "tensorboard",
+        ).run()
     finally:
         failure = store.close() if store is not None else None
     if failure is not None:

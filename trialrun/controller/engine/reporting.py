@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from typing import Protocol
 
-from trialrun._wrapped import WrappedReducer
+from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.evaluation import Evaluated
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.metrics import TrainingWindow, reduce_custom
+from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.reducers import Phase
 from trialrun.controller.engine.schedule import Plan
-from trialrun.controller.engine.slot_state import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +52,10 @@ class Reporter:
     Args:
         execution: Keeps the clock and the reducers' contents.
         window: The training metrics since the last report.
-        reducers: The reducers that take part in training.
         plan: Says how long an epoch and how large a batch is.
         collectives: The processes.
         journal: Where the chief writes; None elsewhere.
+        callbacks: Told what was reported.
     """
 
     def __init__(
@@ -64,17 +63,18 @@ class Reporter:
         *,
         execution: Execution,
         window: TrainingWindow,
-        reducers: Sequence[WrappedReducer],
         plan: Plan,
         collectives: Collectives,
         journal: Journal | None,
+        callbacks: Callbacks,
     ) -> None:
         self._execution = execution
         self._window = window
-        self._reducers = reducers
+        self._reducers = execution.reducers
         self._plan = plan
         self._collectives = collectives
         self._journal = journal
+        self._callbacks = callbacks
         self._warned: set[str] = set()
         self._restart_speed()
 
@@ -91,7 +91,9 @@ class Reporter:
         """
         if not len(self._window):
             return None
-        metrics = self._add_reducers(self._window.reduce())
+        wants_batches = self._callbacks.listen_to("on_training_workload_end")
+        reduced = self._window.reduce(with_batches=wants_batches)
+        metrics = self._add_reducers(reduced.means)
         self._warn_of_non_finite(metrics, "training")
         if self._journal is not None:
             self._journal.training_metrics(
@@ -100,6 +102,7 @@ class Reporter:
                 metrics=metrics,
                 records_per_second=self._records_per_second(),
             )
+        self._callbacks.call("on_training_workload_end", dict(metrics), reduced.batches)
         self._restart_speed()
         return metrics
 
@@ -142,23 +145,17 @@ class Reporter:
         return records / max(time.monotonic() - self._speed_started, 1e-9)
 
     def _add_reducers(self, means: dict[str, float]) -> dict[str, float]:
-        if not self._reducers:
-            return means
-        per_slot = []
-        for slot in self._execution.slot_numbers:
-            self._execution.reducers.enter(Phase.TRAINING, slot)
-            per_slot.append([wrapped.reducer.per_slot_reduce() for wrapped in self._reducers])
-            for wrapped in self._reducers:
-                wrapped.reducer.reset()
-        gathered = self._collectives.gather(per_slot, "training reducers")
-        metrics = None
-        if gathered is not None:
-            all_slots = [results for process_slots in gathered for results in process_slots]
-            # On any number of processes with what slot 0 has collected since.
-            self._execution.reducers.enter(Phase.TRAINING, self._execution.slot_numbers.start)
-            metrics = reduce_custom(self._reducers, all_slots, means)
-        result: dict[str, float] = self._collectives.broadcast(metrics, "training reducers")
-        return result
+        metrics = means
+        if self._reducers.takes_part(Phase.TRAINING):
+            per_slot = self._reducers.per_slot(Phase.TRAINING, self._clock)
+            gathered = self._collectives.gather(per_slot, "training reducers")
+            reduced = None
+            if gathered is not None:
+                all_slots = [results for process_slots in gathered for results in process_slots]
+                reduced = self._reducers.across_slots(Phase.TRAINING, self._clock, all_slots, means)
+            metrics = self._collectives.broadcast(reduced, "training reducers")
+        self._reducers.reset(Phase.TRAINING)
+        return metrics
 
     def _warn_of_non_finite(self, metrics: dict[str, float], kind: str) -> None:
         for name, value in metrics.items():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from trialrun._context import TrialContext
+from trialrun._run_record import RunRecord
+from trialrun._tensorboard import TensorBoard
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.randomness import Generators
@@ -28,6 +31,10 @@ class RuntimeSettings:
         aggregation_frequency: Batches in an aggregation window.
         seed: The trial's seed.
         intra_op_threads: CPU threads with which a slot computes.
+        record: What is on record about the run.
+        tensorboard_path: The folder of the trial's TensorBoard events; None: none are kept.
+        logs_to_tensorboard: Whether reported metrics are written there; None: where tensorboard is
+            installed.
     """
 
     hyperparameters: Mapping[str, Any]
@@ -35,6 +42,9 @@ class RuntimeSettings:
     aggregation_frequency: int
     seed: int
     intra_op_threads: int
+    record: RunRecord = RunRecord()
+    tensorboard_path: Path | None = None
+    logs_to_tensorboard: bool | None = None
 
 
 class Runtime:
@@ -55,6 +65,8 @@ class Runtime:
     """The process's default random generators."""
     execution: Execution
     """Who executes the slots of this process."""
+    tensorboard: TensorBoard
+    """The trial's TensorBoard events."""
     context: TrialContext
     """What the trial is built with."""
 
@@ -81,18 +93,31 @@ class Runtime:
             stop_request=stop_request,
             device=device,
         )
+        self.tensorboard = TensorBoard(
+            settings.tensorboard_path,
+            logs_metrics=settings.logs_to_tensorboard,
+            engine=self.execution,
+            is_chief=collectives.is_chief,
+        )
         self.context = TrialContext(
             hyperparameters=settings.hyperparameters,
             num_slots=settings.num_slots,
             seed=settings.seed,
             device=device,
             engine=self.execution,
+            tensorboard=self.tensorboard,
+            record=settings.record,
         )
 
     def compute_with_threads(self, intra_op_threads: int) -> None:
         """Chooses another number of threads, which an earlier attempt at the trial had."""
         self.settings = dataclasses.replace(self.settings, intra_op_threads=intra_op_threads)
         self.execution.compute_with_threads(intra_op_threads)
+
+    def run_begins(self, record: RunRecord, tensorboard_path: Path) -> None:
+        """Tells the context what is on record of the run, which may not be known earlier."""
+        self.context.run_begins(record)
+        self.tensorboard.keep_in(tensorboard_path)
 
     def at_first_address(self, call: Callable[[], T]) -> T:
         """Calls what sets the trial up, such as its constructor.

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 
 import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
+from trialrun._run_record import RunRecord
 from trialrun._trial import Trial
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.data_wait import DataWait
-from trialrun.controller.engine.evaluation import Evaluator
-from trialrun.controller.engine.loop import CheckpointSink, Outcome, TrainingLoop
+from trialrun.controller.engine.devices import device_name
+from trialrun.controller.engine.evaluation import Evaluator, FullDataset
+from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reporting import Journal, Reporter
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.sources import DataFacts
 from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.tensorboard_log import (
+    CheckpointWriter,
+    TensorBoardJournal,
+    TensorBoardLog,
+    TensorBoardSink,
+)
+from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
@@ -53,6 +66,8 @@ class TrialSpec:
         intra_op_threads: CPU threads with which a slot computes.
         metadata: JSON data that every checkpoint repeats, such as ids and the git commit.
         resume_from: The folder of the checkpoint to go on from.
+        tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
+        warm_start_from: The folder of the weights to begin with, where nothing is resumed.
     """
 
     trial_file: Path
@@ -62,6 +77,8 @@ class TrialSpec:
     intra_op_threads: int
     metadata: dict[str, Any]
     resume_from: Path | None = None
+    tensorboard: Path | None = None
+    warm_start_from: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -71,6 +88,13 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            record=RunRecord(
+                experiment_config=self.config.to_json(),
+                experiment_id=self.metadata.get("experiment", 0),
+                trial_id=self.metadata.get("trial", 0),
+            ),
+            tensorboard_path=self.tensorboard,
+            logs_to_tensorboard=self.config.tensorboard,
         )
 
 
@@ -96,8 +120,6 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
-    data_order: dict[str, Any]
-    """The facts that decide which records make a batch, for the records."""
 
     def __init__(
         self,
@@ -108,34 +130,68 @@ class TrialSession:
         metadata: dict[str, Any],
         contents: CheckpointContents | None,
         journal: Journal | None,
-        sink: CheckpointSink | None,
+        sink: CheckpointWriter | None,
         max_validation_rounds: int | None = None,
     ) -> None:
-        collectives, context = runtime.collectives, runtime.context
-        generators, device = runtime.generators, runtime.device
         self._execution = runtime.execution
-        first_batch = 0 if contents is None else contents.state["batches"]
-        self._execution.begin_at(first_batch)
-        slots = self._execution.slot_numbers
+        self._profiler = runtime.context.profiler
+        self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
+        if journal is not None:
+            journal = TensorBoardJournal(journal, self._tensorboard_log)
+        self._execution.begin_at(0 if contents is None else contents.state["batches"])
         builder = SourceBuilder(
             trial,
-            context,
-            self._execution,
-            generators,
+            runtime.context,
+            runtime.execution,
+            runtime.generators,
             seed=runtime.settings.seed,
-            is_chief=collectives.is_chief,
+            is_chief=runtime.collectives.is_chief,
         )
+        self._callbacks = builder.callbacks()
+        with self._callbacks.failure_told():
+            checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
+            self._callbacks.call("on_trial_startup", self._execution.initial_batch, checkpoint_uuid)
+            self._build(
+                runtime,
+                trial,
+                builder,
+                config=config,
+                metadata=metadata,
+                contents=contents,
+                journal=journal,
+                sink=sink,
+                max_validation_rounds=max_validation_rounds,
+            )
+
+    def _build(
+        self,
+        runtime: Runtime,
+        trial: Trial,
+        builder: SourceBuilder,
+        *,
+        config: ExperimentConfig,
+        metadata: dict[str, Any],
+        contents: CheckpointContents | None,
+        journal: Journal | None,
+        sink: CheckpointWriter | None,
+        max_validation_rounds: int | None,
+    ) -> None:
+        collectives, context, device = runtime.collectives, runtime.context, runtime.device
+        callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
+        self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
-        self.data_order = {**dataclasses.asdict(facts), "shuffle_version": ALGORITHM_VERSION}
-        self._execution.set_up(trial, context, self.plan.epoch_length)
+        self._data, self._validation_data, self._facts = data, validation_data, facts
+        self._execution.set_up(
+            trial, context, self.plan.epoch_length, data.has_equal_batches, callbacks
+        )
         window = TrainingWindow(slots, collectives)
-        snapshots = Snapshots(context, self._execution, window, data, collectives)
+        snapshots = Snapshots(context, self._execution, window, data, trial, callbacks, collectives)
         progress, stopwatch = Progress(), Stopwatch(self.plan)
         if contents is None:
             collectives.broadcast_tensors(
@@ -161,54 +217,69 @@ class TrialSession:
             BoundaryWishes(runtime.stop_request, stopwatch if collectives.is_chief else None),
             self._execution.meetings,
         )
-        self._batches = data_wait.measured(data.batches_from(first_batch))
         self._loop = TrainingLoop(
             config=config,
             plan=self.plan,
             execution=self._execution,
-            batches=self._batches,
+            batches=data_wait.measured(data.batches_from(self._execution.initial_batch)),
             window=window,
             reporter=Reporter(
                 execution=self._execution,
                 window=window,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_training],
                 plan=self.plan,
                 collectives=collectives,
                 journal=journal,
+                callbacks=callbacks,
             ),
             evaluator=Evaluator(
                 trial=trial,
                 models=context.models,
-                reducers=[wrapped for wrapped in context.reducers if wrapped.for_validation],
                 data=validation_data,
-                slots=slots,
                 execution=self._execution,
-                generators=generators,
+                generators=runtime.generators,
                 collectives=collectives,
                 agreement=agreement,
-                device=device,
+                callbacks=callbacks,
                 max_rounds=max_validation_rounds,
             ),
             snapshots=snapshots,
             progress=progress,
             stopwatch=stopwatch,
             agreement=agreement,
+            callbacks=callbacks,
+            collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
+                "epoch_length": self.plan.epoch_length,
                 "versions": _versions(),
                 **metadata,
             },
-            sink=sink,
+            sink=None if sink is None else TensorBoardSink(sink, self._tensorboard_log),
         )
+
+    def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
+        """Returns what is known of the training data, and which records make a batch, as JSON data.
+
+        Args:
+            keep: Keeps an array, and returns the name by which it is found again.
+        """
+        return {**dataclasses.asdict(self._facts), "order": self._data.describe_order(keep)}
 
     def run(self) -> Outcome:
         """Trains until the trial is complete or a stop is agreed on."""
-        try:
-            return self._loop.run()
-        finally:
-            self._execution.close()
-            # Its loader workers end now, not when nobody knows the loop any more.
-            self._batches.close()
+        # A callback may write events when the trial is shut down.
+        with contextlib.closing(self._tensorboard_log):
+            try:
+                with self._callbacks.failure_told(), self._profiler or contextlib.nullcontext():
+                    self._callbacks.call("on_training_start")
+                    outcome = self._loop.run()
+            finally:
+                self._execution.close()
+                self._data.close()
+                if not isinstance(self._validation_data, FullDataset):
+                    self._validation_data.close()
+            self._callbacks.shut_down()
+        return outcome
 
     @property
     def batches_completed(self) -> int:
@@ -223,7 +294,7 @@ def open_session(
     device: torch.device,
     stop_request: StopRequest,
     journal: Journal | None,
-    sink: CheckpointSink | None,
+    sink: CheckpointWriter | None,
     max_validation_rounds: int | None = None,
 ) -> TrialSession:
     """Imports the user's file, builds the trial in it, and returns it ready to train.
@@ -251,7 +322,10 @@ def open_session(
     trial_class = runtime.at_first_address(
         lambda: load_trial_class(spec.trial_file, spec.trial_class)
     )
+    prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = runtime.at_first_address(lambda: trial_class(runtime.context))
+    if contents is None and spec.warm_start_from is not None:
+        begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(
         runtime,
         trial,
@@ -262,6 +336,22 @@ def open_session(
         sink=sink,
         max_validation_rounds=max_validation_rounds,
     )
+
+
+def begin_with_weights(runtime: Runtime, folder: Path, is_partial: bool) -> None:
+    """Gives a new trial's models the weights of another run.
+
+    Args:
+        runtime: The trial's surroundings.
+        folder: A checkpoint or an export.
+        is_partial: Whether what does not fit is left as the constructor made it.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    left = warm_start(runtime.context.models, read_weights(folder), is_partial)
+    if left and runtime.collectives.is_chief:
+        logger.warning("Weights that were not taken: %s.", "; ".join(left))
 
 
 def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
@@ -350,11 +440,7 @@ def _make_identity(
         aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
         device_type=device.type,
-        device_name=(
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else torch.backends.cpu.get_cpu_capability()
-        ),
+        device_name=device_name(device),
         intra_op_threads=settings.intra_op_threads,
         torch_version=torch.__version__,
     )

@@ -8,15 +8,13 @@ any loop; so a checkpoint holds them.
 
 from __future__ import annotations
 
-import copy
-import enum
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators, GeneratorStates
+from trialrun.controller.engine.reducers import Phase, SlotReducers
 
 BufferValues = dict[tuple[int, str], torch.Tensor]
 """For each (module, name) the value of a buffer."""
@@ -65,48 +63,6 @@ class ModelBuffers:
         }
 
 
-class Phase(enum.Enum):
-    """What a reducer is collecting for; the two never mix."""
-
-    TRAINING = "training"
-    VALIDATION = "validation"
-
-
-class ReducerContents:
-    """The attributes of the trial's metric reducers, once for each phase and slot.
-
-    The trial holds one object for each reducer, and it stays that object: entering a slot exchanges
-    its attributes.
-
-    Args:
-        reducers: The wrapped metric reducers.
-        slots: The slots of this process.
-        shared: Objects that are not copied where an attribute refers to them: the trial, models.
-    """
-
-    def __init__(
-        self, reducers: Sequence[WrappedReducer], slots: range, shared: Sequence[object]
-    ) -> None:
-        self._reducers = [wrapped.reducer for wrapped in reducers]
-        self._contents = {
-            (phase, slot): [
-                copy.deepcopy(vars(reducer), {id(item): item for item in shared})
-                for reducer in self._reducers
-            ]
-            for phase in Phase
-            for slot in slots
-        }
-        for phase, slot in self._contents:
-            self.enter(phase, slot)
-            for reducer in self._reducers:
-                reducer.reset()
-
-    def enter(self, phase: Phase, slot: int) -> None:
-        """Installs the contents of one slot."""
-        for reducer, contents in zip(self._reducers, self._contents[phase, slot], strict=True):
-            reducer.__dict__ = contents
-
-
 class FoldedSlotState:
     """Swaps what folded slots have for themselves as the baton goes from one to the next.
 
@@ -123,7 +79,7 @@ class FoldedSlotState:
         slots: range,
         models: Sequence[torch.nn.Module],
         buffers: ModelBuffers,
-        reducers: ReducerContents,
+        reducers: SlotReducers,
         generators: Generators,
     ) -> None:
         self._generators = generators
@@ -188,7 +144,7 @@ class SingleSlotState:
     """
 
     def __init__(
-        self, slot: int, models: Sequence[torch.nn.Module], reducers: ReducerContents
+        self, slot: int, models: Sequence[torch.nn.Module], reducers: SlotReducers
     ) -> None:
         self._slot = slot
         self._parameters = _parameters(models)

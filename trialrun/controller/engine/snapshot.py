@@ -9,14 +9,19 @@ import torch
 
 from trialrun._context import TrialContext
 from trialrun._errors import CheckpointError
-from trialrun._reducers import MetricReducer
+from trialrun._trial import Trial
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import CheckpointContents
+from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.metrics import TrainingWindow
-from trialrun.controller.engine.slot_state import Phase
 from trialrun.controller.engine.sources import TrainingSource
+from trialrun.controller.engine.weights import (
+    load_model,
+    non_persistent_buffers,
+    require_same_count,
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,6 +43,17 @@ class Progress:
     training_metrics: dict[str, float] | None = None
 
 
+_MODELS, _OPTIMIZERS = "models_state_dict", "optimizers_state_dict"
+_LR_SCHEDULERS, _CALLBACKS = "lr_schedulers_state_dict", "callbacks"
+# What callbacks know of a checkpoint, by the key in its state; models have files of their own.
+_PARTS = {
+    _MODELS: None,
+    _OPTIMIZERS: "optimizers",
+    _LR_SCHEDULERS: "lr_schedulers",
+    _CALLBACKS: "callbacks",
+}
+
+
 class Snapshots:
     """Captures and restores one trial.
 
@@ -46,6 +62,8 @@ class Snapshots:
         execution: Who executes it.
         window: The unfinished reporting period.
         data: The training data, whose loaders may have a state.
+        trial: The user's trial, which may have a state of its own.
+        callbacks: Its callbacks.
         collectives: The processes: each has the unfinished period of its own slots.
     """
 
@@ -55,12 +73,16 @@ class Snapshots:
         execution: Execution,
         window: TrainingWindow,
         data: TrainingSource,
+        trial: Trial,
+        callbacks: Callbacks,
         collectives: Collectives,
     ) -> None:
         self._context = context
         self._execution = execution
         self._window = window
         self._data = data
+        self._trial = trial
+        self._callbacks = callbacks
         self._collectives = collectives
 
     def capture(
@@ -79,31 +101,42 @@ class Snapshots:
             return None
         context = self._context
         schedulers = [wrapped.scheduler for wrapped in context.lr_schedulers]
-        return CheckpointContents(
-            models=[
+        checkpoint = {
+            _MODELS: [
                 {
                     key: plain.snapshot(value, f"model {index}[{key!r}]")
                     for key, value in model.state_dict().items()
                 }
                 for index, model in enumerate(context.models)
             ],
+            _OPTIMIZERS: _state_dicts(context.optimizers, "optimizer"),
+            _LR_SCHEDULERS: _state_dicts(schedulers, "lr_scheduler"),
+            _CALLBACKS: plain.snapshot(self._callbacks.state_dict(), "states of the callbacks"),
+        }
+        self._callbacks.call("on_checkpoint_save_start", checkpoint)
+        added = {name: value for name, value in checkpoint.items() if name not in _PARTS}
+        return CheckpointContents(
+            models=checkpoint[_MODELS],
             state={
                 "batches": self._execution.batches_completed,
                 "stopwatch": stopwatch,
                 "progress": dataclasses.asdict(progress),
                 "non_persistent_buffers": [
-                    plain.snapshot(_non_persistent_buffers(model), f"buffers of model {index}")
+                    plain.snapshot(non_persistent_buffers(model), f"buffers of model {index}")
                     for index, model in enumerate(context.models)
                 ],
-                "optimizers": _state_dicts(context.optimizers, "optimizer"),
+                "optimizers": checkpoint[_OPTIMIZERS],
                 "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
                 "optimizer_parameters": [self._parameter_names(o) for o in context.optimizers],
                 "modes": [_modes(model) for model in context.models],
                 "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
-                "lr_schedulers": _state_dicts(schedulers, "lr_scheduler"),
+                "lr_schedulers": checkpoint[_LR_SCHEDULERS],
                 "slots": plain.snapshot(
                     [state for states in slot_states for state in states], "slot states"
                 ),
+                "callbacks": checkpoint[_CALLBACKS],
+                "added": plain.snapshot(added, "what on_checkpoint_save_start added"),
+                "trial": plain.snapshot(self._trial.state_dict(), "state_dict() of the trial"),
             },
             metadata=metadata,
         )
@@ -117,14 +150,14 @@ class Snapshots:
         Raises:
             CheckpointError: Names, counts, shapes or types differ; the message says which.
         """
-        context, state = self._context, contents.state
-        _require_same_count("models", context.models, contents.models)
-        _require_same_count("optimizers", context.optimizers, state["optimizers"])
-        _require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        context = self._context
+        contents, callback_states = as_callbacks_want_it(contents, self._callbacks)
+        state = contents.state
+        require_same_count("models", context.models, contents.models)
+        require_same_count("optimizers", context.optimizers, state["optimizers"])
+        require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
-            _require_same_tensors(f"model {index}", model.state_dict(), saved)
-            model.load_state_dict({key: plain.restore(value) for key, value in saved.items()})
-            _restore_buffers(model, state["non_persistent_buffers"][index])
+            load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])
         self._require_same_optimizers(state["optimizer_types"], state["optimizer_parameters"])
         for index, optimizer in enumerate(context.optimizers):
@@ -142,46 +175,29 @@ class Snapshots:
         for steps, saved in zip(self._execution.steps, state["optimizer_steps"], strict=True):
             steps.load_state_dict(saved)
         self._restore_slots(state["slots"])
+        self._trial.load_state_dict(plain.restore(state["trial"]))
+        self._callbacks.load_state_dict(callback_states)
         return Progress(**plain.restore(state["progress"]))
 
     def _own_slot_states(self) -> list[dict[str, Any]]:
         states = []
         for slot in self._execution.slot_numbers:
-            self._execution.reducers.enter(Phase.TRAINING, slot)
             states.append(
                 {
                     "metrics": self._window.slot_state(slot),
                     "gradients": self._execution.slot_state.gradients(slot),
                     "loader": self._data.slot_state(slot),
-                    "reducers": {
-                        name: reducer.state_dict() for name, reducer in self._training_reducers()
-                    },
+                    "reducers": self._execution.reducers.slot_state(slot),
                 }
             )
         return states
 
     def _restore_slots(self, states: list[dict[str, Any]]) -> None:
-        reducers = dict(self._training_reducers())
         for slot in self._execution.slot_numbers:
-            saved = states[slot]["reducers"]
-            if list(saved) != list(reducers):
-                raise CheckpointError(
-                    f"The trial has the training reducers {list(reducers)}, but the checkpoint has "
-                    f"{list(saved)}. Restore the trial's code, or submit a new experiment."
-                )
+            self._execution.reducers.load_slot_state(slot, states[slot]["reducers"])
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
             self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
             self._data.load_slot_state(slot, states[slot]["loader"])
-            self._execution.reducers.enter(Phase.TRAINING, slot)
-            for name, reducer in reducers.items():
-                reducer.load_state_dict(plain.restore(saved[name]))
-
-    def _training_reducers(self) -> list[tuple[str, MetricReducer]]:
-        return [
-            (f"{index}: {wrapped.label}", wrapped.reducer)
-            for index, wrapped in enumerate(self._context.reducers)
-            if wrapped.for_training
-        ]
 
     def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         names = {
@@ -211,6 +227,33 @@ class Snapshots:
                     )
 
 
+def as_callbacks_want_it(
+    contents: CheckpointContents, callbacks: Callbacks
+) -> tuple[CheckpointContents, dict[str, Any]]:
+    """Shows a checkpoint to the callbacks; returns it, and the callbacks' states."""
+    if not callbacks.listen_to("on_checkpoint_load_start"):
+        return contents, plain.restore(contents.state["callbacks"])
+    state = contents.state
+    checkpoint = {
+        _MODELS: contents.models,
+        **{name: state[key] for name, key in _PARTS.items() if key is not None},
+        **plain.restore(state["added"]),
+    }
+    checkpoint = {name: plain.restore(value) for name, value in checkpoint.items()}
+    callbacks.call("on_checkpoint_load_start", checkpoint)
+    changed = {
+        key: plain.snapshot(checkpoint[name], name)
+        for name, key in _PARTS.items()
+        if key is not None
+    }
+    models = [
+        {key: plain.snapshot(value, f"{_MODELS}[{index}][{key!r}]") for key, value in m.items()}
+        for index, m in enumerate(checkpoint[_MODELS])
+    ]
+    contents = dataclasses.replace(contents, models=models, state={**state, **changed})
+    return contents, checkpoint[_CALLBACKS]
+
+
 def _modes(model: torch.nn.Module) -> dict[str, list[str]]:
     """Returns what the trial may have frozen, or put into eval mode, as it trained."""
     return {
@@ -236,57 +279,5 @@ def _restore_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
                 state[name] = value.to(state[name].device, copy=True)
 
 
-def _non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the buffers that the model's own state leaves out; training may change them too."""
-    persistent = model.state_dict().keys()
-    return {name: value for name, value in model.named_buffers() if name not in persistent}
-
-
-def _restore_buffers(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
-    for name, buffer in _non_persistent_buffers(model).items():
-        # A cache that the module makes, or makes larger, as it computes is made again.
-        if name in saved and saved[name].shape == buffer.shape:
-            buffer.copy_(saved[name])
-
-
 def _state_dicts(items: list[Any], name: str) -> list[Any]:
     return [plain.snapshot(item.state_dict(), f"{name} {i}") for i, item in enumerate(items)]
-
-
-def _require_same_count(name: str, wrapped: list[Any], saved: list[Any]) -> None:
-    if len(wrapped) != len(saved):
-        raise CheckpointError(
-            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. Restore "
-            "the trial's code, or submit a new experiment."
-        )
-
-
-def _require_same_tensors(name: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Compares the tensors of a state with those of a checkpoint by name, shape and type.
-
-    Args:
-        name: What the state belongs to, e.g. ``model 0``.
-        expected: The trial's own state.
-        found: The checkpoint's.
-
-    Raises:
-        CheckpointError: They differ; the message names the first differences with both sides.
-    """
-    problems = [f"{key} is missing in the checkpoint" for key in expected.keys() - found.keys()]
-    problems += [f"{key} is unknown to the trial" for key in found.keys() - expected.keys()]
-    for key in expected.keys() & found.keys():
-        ours, theirs = expected[key], found[key]
-        if not hasattr(ours, "shape") or not hasattr(theirs, "shape"):
-            continue
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            problems.append(
-                f"{key} is {tuple(ours.shape)} {ours.dtype} in the trial and "
-                f"{tuple(theirs.shape)} {theirs.dtype} in the checkpoint"
-            )
-    if problems:
-        shown = sorted(problems)
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        raise CheckpointError(
-            f"The checkpoint does not fit {name}: {'; '.join(shown[:3])}{more}. The trial's code "
-            "has changed since; restore it, or submit a new experiment."
-        )

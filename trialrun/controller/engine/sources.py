@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from numpy.typing import NDArray
+
+from trialrun.samplers.sequences import Description
 
 EvaluationPiece = tuple[int, int, Any]
 """(slot, batch number, batch)."""
@@ -18,8 +22,6 @@ class DataFacts:
     Args:
         record_order: What orders the records: the chain of samplers, where it is the trial's own
             with a fingerprint, or the class of a loader that trialrun did not build.
-        is_shuffled: Whether every pass has an order of its own; None where the trial's own sampler
-            or loader decides, so that the other facts do not tell the order.
         dataset_length: Records in the dataset.
         pass_length: Records in one pass over it, or batches where only those are counted.
         batch_size: Records in a slot's share of a batch.
@@ -27,7 +29,6 @@ class DataFacts:
     """
 
     record_order: str
-    is_shuffled: bool | None
     dataset_length: int | None
     pass_length: int | None
     batch_size: int | None
@@ -41,6 +42,16 @@ class TrainingSource(abc.ABC):
     """What is known of the data."""
     num_workers: int
     """Loader processes; 0 loads in this one."""
+    has_equal_batches: bool
+    """Whether every batch of every slot is known to hold equally many records."""
+
+    @abc.abstractmethod
+    def describe_order(self, keep: Callable[[NDArray[Any]], str]) -> Description:
+        """Returns which records make a batch, for ``RecordOrder.from_description``.
+
+        Args:
+            keep: Keeps an array, and returns the name by which it is found again.
+        """
 
     @abc.abstractmethod
     def batches_from(self, first_batch: int) -> Iterator[Any]:
@@ -48,6 +59,9 @@ class TrainingSource(abc.ABC):
 
         It is called once, after the state of every slot was loaded.
         """
+
+    def close(self) -> None:  # noqa: B027 - most have none
+        """Ends worker processes of trialrun's own; nothing is read afterwards."""
 
     def slot_state(self, slot: int) -> Any:
         """Returns what a checkpoint keeps of a slot's place in the stream: plain data, or None."""
@@ -66,3 +80,6 @@ class ValidationSource(abc.ABC):
     @abc.abstractmethod
     def rounds(self) -> Iterator[list[EvaluationPiece]]:
         """Iterates over rounds: the batch of each slot that has one."""
+
+    def close(self) -> None:  # noqa: B027 - most have none
+        """Ends worker processes of trialrun's own; nothing is read afterwards."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trialrun._errors import TrialrunError
 from trialrun.controller.engine.collectives import PeerLostError
+from trialrun.controller.engine.reducers import ReducerError
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
@@ -35,6 +36,8 @@ def explain(
         kind, message, trace = FailureKind.RULE, str(cause), None
         if batches is not None:
             message = f"{message} (At batch {batches}.)"
+        if isinstance(cause, ReducerError) and cause.__cause__ is not None:
+            trace = _traceback(cause.__cause__, user_folder)
     else:
         kind = FailureKind.USER_CODE
         message = f"{type(cause).__name__} {place}: {cause}"

@@ -1,4 +1,4 @@
-"""How a process joins the others of its trial, and with which device it computes."""
+"""How a process joins the others of its trial."""
 
 from __future__ import annotations
 
@@ -57,18 +57,6 @@ def leave() -> None:
 def describe_device(device: torch.device) -> str:
     """Returns what the records call the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def choose_device(local_rank: int) -> torch.device:
-    """Returns this process's GPU where there are any, and sets it up; else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    # Algorithms that are chosen by timing them would differ from one attempt to the next.
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    return device
 
 
 def _meet(place: Place, address: tuple[str, int], timeout: datetime.timedelta) -> Any:

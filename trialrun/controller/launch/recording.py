@@ -17,6 +17,7 @@ from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.session import TrialSession
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.joining import describe_device
+from trialrun.controller.order_arrays import OrderArrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Recording:
     database_url: str
     attempt_id: int
     checkpoints: Path
+    order_arrays: Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,17 @@ class AttemptRecords:
     Args:
         recorder: Takes metrics and the clock.
         store: Takes checkpoints.
+        order_arrays: Keeps the arrays by which samplers order the records.
     """
 
     recorder: Recorder
     store: CheckpointStore
+    order_arrays: OrderArrays
 
     def training_starts(self, session: TrialSession, device: torch.device) -> None:
         """Records how the attempt will run, and that it begins."""
         self.recorder.plan(
-            {**session.plan.to_json(), "data": session.data_order},
+            {**session.plan.to_json(), "data": session.describe_data(self.order_arrays.keep)},
             total_batches=session.plan.total_batches,
             device=describe_device(device),
         )
@@ -71,7 +75,11 @@ def recorded(
         keeper = CheckpointKeeper(database, attempt.trial_id, recorder, config)
         store = CheckpointStore(recording.checkpoints, keeper.stored)
         try:
-            yield AttemptRecords(recorder=recorder, store=store)
+            yield AttemptRecords(
+                recorder=recorder,
+                store=store,
+                order_arrays=OrderArrays(recording.order_arrays, writer=str(attempt.trial_id)),
+            )
         except BaseException:
             # The newest checkpoint is finished also when the trial has failed.
             store.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from trialrun.controller.checkpoints.store import CheckpointStore
 from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.devices import prepare_device
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
@@ -24,7 +25,7 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
-from trialrun.controller.launch.joining import choose_device, join, leave
+from trialrun.controller.launch.joining import join, leave
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.place import Place
 from trialrun.controller.launch.recording import AttemptRecords, Recording, recorded
@@ -93,7 +94,7 @@ class _Process:
         self._assignment = assignment
         self._stop_request = stop_request
         self._place = place
-        self._device = choose_device(place.local_rank)
+        self._device = prepare_device(place.local_rank)
         self._session: TrialSession | None = None
         self._store: CheckpointStore | None = None
         # Once training is over: the chief's checkpoints, records and failure may take their time.

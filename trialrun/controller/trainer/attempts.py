@@ -27,7 +27,7 @@ from trialrun.controller.experiments import record_experiment, source_warnings
 from trialrun.controller.home import Home, make_home
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.recording import Recording
-from trialrun.controller.liveness import TrialFolder, bury_dead_attempts
+from trialrun.controller.liveness import TrialFolder, bury_dead_attempts, order_arrays_folder
 from trialrun.controller.trainer.starting import (
     LATEST,
     CheckpointName,
@@ -86,6 +86,7 @@ class ScriptAttempt:
             database_url=database.url,
             attempt_id=self.attempt.id,
             checkpoints=self.folder.checkpoints,
+            order_arrays=order_arrays_folder(self.experiment),
         )
 
     def metadata(self) -> dict[str, Any]:
@@ -94,7 +95,10 @@ class ScriptAttempt:
             "experiment": self.experiment.id,
             "trial": self.trial.id,
             "hyperparameters": self.config.hyperparameters,
+            "trial_file": self.experiment.trial_file or None,
+            "trial_class": self.experiment.trial_class,
             "git_commit": self.experiment.git_commit,
+            "from_checkpoint": self.config.from_checkpoint,
         }
 
 

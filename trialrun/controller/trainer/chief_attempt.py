@@ -24,6 +24,7 @@ from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
 from trialrun.controller.trainer.progress import count
 from trialrun.controller.trainer.starting import CheckpointName, Start
+from trialrun.controller.warm_start import weights_folder
 
 
 class ChiefAttempt:
@@ -64,6 +65,10 @@ class ChiefAttempt:
             "config": claimed.config.to_json(),
             "checkpoint": None if start is None else str(start.path),
             "metadata": claimed.metadata(),
+            "tensorboard": str(claimed.folder.tensorboard),
+            "weights": str(weights_folder(claimed.experiment))
+            if start is None and claimed.config.from_checkpoint
+            else None,
             "remarks": claimed.remarks,
             "lines": [
                 f"Experiment {claimed.experiment.id} ({claimed.experiment.name}): seed "

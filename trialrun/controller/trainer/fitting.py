@@ -13,16 +13,18 @@ from typing import Any
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError, RunConflictError
+from trialrun._run_record import RunRecord
 from trialrun._trial import Trial
 from trialrun._units import Unit
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
-from trialrun.controller.engine.loop import CheckpointSink, Outcome
+from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.rehearsal import rehearse_with
 from trialrun.controller.engine.runtime import Runtime
-from trialrun.controller.engine.session import TrialSession
+from trialrun.controller.engine.session import TrialSession, begin_with_weights
 from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.engine.tensorboard_log import CheckpointWriter
 from trialrun.controller.trainer.arguments import (
     AS_CONFIGURED,
     AsConfigured,
@@ -36,6 +38,7 @@ from trialrun.controller.trainer.process_state import threads
 from trialrun.controller.trainer.progress import ProgressLines, count, say
 from trialrun.controller.trainer.signals import ScriptSignals
 from trialrun.controller.trainer.starting import CheckpointName, Start
+from trialrun.controller.warm_start import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -178,19 +181,33 @@ class Trainer:
 
     def _rehearse(self, config: ExperimentConfig) -> TrainingResult:
         runtime = self._surroundings.runtime
+        named = config.from_checkpoint
+        weights = None
+        if named is not None:
+            home = self._surroundings.home
+            weights = on_chief(
+                runtime.collectives, lambda: str(find_weights(named, home).folder), "weights"
+            )
 
         def open_fresh(
-            *, config: ExperimentConfig, resume_from: Path | None, sink: CheckpointSink | None
+            *,
+            config: ExperimentConfig,
+            resume_from: Path | None,
+            sink: CheckpointWriter | None,
+            tensorboard: Path,
         ) -> TrialSession:
             fresh = Runtime(
-                runtime.settings,
+                dataclasses.replace(runtime.settings, tensorboard_path=tensorboard),
                 collectives=runtime.collectives,
                 device=runtime.device,
                 stop_request=StopRequest(),
             )
+            trial = self._construction.repeat(fresh.context)
+            if weights is not None and resume_from is None:
+                begin_with_weights(fresh, Path(weights), config.from_checkpoint_partial)
             return TrialSession(
                 fresh,
-                self._construction.repeat(fresh.context),
+                trial,
                 config=config,
                 metadata={},
                 contents=None if resume_from is None else read_contents(resume_from),
@@ -256,12 +273,21 @@ class Trainer:
                 say(line)
         for remark in begun["remarks"] if runtime.collectives.is_chief else ():
             logger.warning(remark)
+        metadata = begun["metadata"]
+        record = RunRecord(
+            experiment_config=config.to_json(),
+            experiment_id=metadata["experiment"],
+            trial_id=metadata["trial"],
+        )
+        runtime.run_begins(record, Path(begun["tensorboard"]))
+        if begun["weights"] is not None:
+            begin_with_weights(runtime, Path(begun["weights"]), config.from_checkpoint_partial)
         path = begun["checkpoint"]
         session = TrialSession(
             runtime,
             self._trial,
             config=config,
-            metadata=begun["metadata"],
+            metadata=metadata,
             contents=None if path is None else read_contents(Path(path)),
             journal=lines or (records.recorder if records else None),
             sink=records.store if records else None,

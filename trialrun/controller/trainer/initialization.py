@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from trialrun._context import TrialContext
 from trialrun._errors import ConfigurationError, RunConflictError
+from trialrun._run_record import RunRecord
 from trialrun.controller.config import (
     ExperimentConfig,
     not_divisible,
@@ -21,10 +22,12 @@ from trialrun.controller.config import (
     read_config_file,
 )
 from trialrun.controller.engine.collectives import Collectives, ProcessGroup, SingleProcess
+from trialrun.controller.engine.devices import prepare_device
+from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.home import Home, find_home
-from trialrun.controller.launch.joining import choose_device, join, leave
+from trialrun.controller.launch.joining import join, leave
 from trialrun.controller.launch.place import Place
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.trainer.process_state import kept_process_state
@@ -86,6 +89,7 @@ def init(
     hparams: Mapping[str, Any] | None = None,
     exp_conf: Mapping[str, Any] | str | Path | None = None,
     aggregation_frequency: int | None = None,
+    enable_tensorboard_logging: bool | None = None,
     slots: int | None = None,
     seed: int | None = None,
     name: str | None = None,
@@ -104,6 +108,8 @@ def init(
         hparams: The trial's hyperparameters; they win over those in ``exp_conf``.
         exp_conf: The configuration, with the keys of ``trial.yaml``, or the path of such a file.
         aggregation_frequency: Batches whose gradients make one optimizer step. Default: 1.
+        enable_tensorboard_logging: Whether reported metrics are written as TensorBoard events.
+            Default: where tensorboard is installed.
         slots: Logical workers that share each batch; a multiple of the number of processes, and by
             default equal to it.
         seed: All of a trial's randomness is a function of it. Default: 0.
@@ -126,6 +132,7 @@ def init(
         slots=slots,
         seed=seed,
         name=name,
+        tensorboard=enable_tensorboard_logging,
     )
     place = _own_place()
     data.setdefault("slots", place.size)
@@ -133,7 +140,7 @@ def init(
     config = read_config({"max_length": "1ba", **data})
     _require_fitting(config, place)
     with _OPEN.claimed(), kept_process_state(place.local_rank):
-        device = choose_device(place.local_rank)
+        device = prepare_device(place.local_rank)
         with _joined(place, device) as collectives:
             runtime = Runtime(
                 RuntimeSettings(
@@ -142,10 +149,15 @@ def init(
                     aggregation_frequency=config.aggregation_frequency,
                     seed=config.seed,
                     intra_op_threads=num_threads(config),
+                    record=RunRecord(experiment_config=config.to_json()),
+                    logs_to_tensorboard=config.tensorboard,
                 ),
                 collectives=collectives,
                 device=device,
                 stop_request=StopRequest(),
+            )
+            runtime.execution.before_trial = lambda trial_class: prepare_data(
+                trial_class, config.hyperparameters, collectives
             )
             runtime.generators.enter(Stream.MODEL, _SCRIPT)
             _OPEN.surroundings = Surroundings(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from trialrun.samplers._checks import whole_number
@@ -10,11 +13,12 @@ from trialrun.samplers.sequences._sequence import (
     Batches,
     BatchSequence,
     IndexSequence,
+    OuterSequence,
     Records,
 )
 
 
-class Batched(BatchSequence):
+class Batched(OuterSequence[Batches], BatchSequence):
     """Batch k holds the items [k * B, (k + 1) * B) of a sequence of records.
 
     Over an endless sequence every batch is full. Over a finite one the last batch may be short.
@@ -34,7 +38,7 @@ class Batched(BatchSequence):
     def __init__(
         self, inner: IndexSequence[Records], batch_size: int, drop_last: bool = False
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._batch_size = whole_number("batch_size", batch_size, 1, ENDLESS + 1)
         self._drop_last = drop_last
 
@@ -51,32 +55,36 @@ class Batched(BatchSequence):
         return self._num_batches(self._inner.num_positions)
 
     @property
-    def is_endless(self) -> bool:
-        """Whether the inner sequence is."""
-        return self._inner.is_endless
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The inner sequence's, and this one."""
-        return (*self._inner.stages, self.stage)
-
-    @property
-    def num_records(self) -> int | None:
-        """The inner sequence's."""
-        return self._inner.num_records
-
-    @property
-    def min_num_records(self) -> int:
-        """The inner sequence's."""
-        return self._inner.min_num_records
-
-    @property
     def records_per_item(self) -> int:
         """B."""
         return self._batch_size
 
     def gather(self, epoch: int, positions: Records) -> Batches:
         """Returns the batches of those numbers."""
+        return self._cut(self._inner.gather, epoch, positions)
+
+    def epochs_of(self, epoch: int, positions: Records) -> Batches:
+        """Returns what the inner sequence says, in batches."""
+        return self._cut(self._inner.epochs_of, epoch, positions)
+
+    def find(self, epoch: int, record: int, start: int, stop: int) -> Records:
+        """Returns the batches that hold what the inner sequence finds."""
+        size = self._batch_size
+        end = min(stop * size, self._inner.num_positions)
+        return np.unique(self._inner.find(epoch, record, start * size, end) // size)
+
+    def arguments(self) -> dict[str, Any]:
+        """The inner sequence, the batch size, and what becomes of a short last batch."""
+        return {
+            "inner": self._inner,
+            "batch_size": self._batch_size,
+            "drop_last": self._drop_last,
+        }
+
+    def _cut(
+        self, read: Callable[[int, Records], Records], epoch: int, positions: Records
+    ) -> Batches:
+        """Returns what is read at the items of the batches of those numbers."""
         size, end = self._batch_size, self._inner.num_positions
         if len(positions) == 0:
             return []
@@ -85,9 +93,9 @@ class Batched(BatchSequence):
         # For B = 3, batches [4, 5]: items [[12, 13, 14], [15, 16, 17]].
         items = (positions[:, None] * size + np.arange(width)).reshape(-1)
         if items.max() < end:
-            return list(self._inner.gather(epoch, items).reshape(-1, width))
+            return list(read(epoch, items).reshape(-1, width))
         # The short batch is among them, anywhere: positions come in any order.
-        records = self._inner.gather(epoch, items[items < end])
+        records = read(epoch, items[items < end])
         stops = np.cumsum(np.minimum(size, end - positions * size))
         return np.split(records, stops[:-1])
 

@@ -9,7 +9,7 @@ import numpy as np
 from trialrun.samplers._checks import whole_number, whole_numbers
 from trialrun.samplers._kept import Kept
 from trialrun.samplers.addresses import Stream, random_words, root_key
-from trialrun.samplers.permutation import permutation
+from trialrun.samplers.permutation import ALGORITHM_VERSION, permutation
 from trialrun.samplers.sequences._sequence import (
     ENDLESS,
     Batches,
@@ -46,6 +46,7 @@ class LengthGrouped(BatchSequence):
     """
 
     stage = "LengthGrouped"
+    version = ALGORITHM_VERSION
 
     def __init__(
         self,
@@ -91,6 +92,32 @@ class LengthGrouped(BatchSequence):
             batches[pool][place].copy()
             for pool, place in zip(pools.tolist(), places.tolist(), strict=True)
         ]
+
+    def find(self, epoch: int, record: int, start: int, stop: int) -> Records:
+        """Returns the batch of a record: the shuffle says which pool it is in."""
+        size, num_records = self._batch_size, len(self._lengths)
+        if record >= num_records:
+            return np.empty(0, dtype=np.int64)
+        place = permutation(num_records, self._seed, epoch).invert(np.array([record]))[0]
+        first = int(place) // size
+        num_full = num_records // size
+        if first < num_full:
+            first -= first % self._batches_per_pool
+            pool = self._pool(epoch, first // self._batches_per_pool)
+            first += next(number for number, batch in enumerate(pool) if record in batch)
+        # Else it is in the short batch, which stands after the full ones, or is left out.
+        is_inside = start <= first < min(stop, self.length)
+        return np.array([first] if is_inside else [], dtype=np.int64)
+
+    def arguments(self) -> dict[str, Any]:
+        """The lengths, the batch size, the seed, and how pools and batches are cut."""
+        return {
+            "lengths": self._lengths,
+            "batch_size": self._batch_size,
+            "seed": self._seed,
+            "drop_last": self._drop_last,
+            "batches_per_pool": self._batches_per_pool,
+        }
 
     def _pool(self, epoch: int, pool: int) -> Batches:
         batches = self._kept.get((epoch, pool))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from numbers import Integral, Rational, Real
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class Mixed(RecordSequence):
                 f"{len(components)} samplers have {len(shares)} proportions. Give one proportion "
                 "for each sampler."
             )
+        self._components = list(components)
         lengths = _dataset_lengths(components, dataset_lengths)
         self._lengths = lengths
         self._starts = [sum(lengths[:number]) for number in range(len(lengths))]
@@ -79,10 +80,12 @@ class Mixed(RecordSequence):
             if self._counts[number] > 0
         }
         self._pattern = _spread(self._counts)
+        # For the pattern [0, 1, 0, 0]: component 0 has the phases [0, 2, 3].
+        self._phases = {number: np.flatnonzero(self._pattern == number) for number in self._endless}
         # For the pattern [0, 1, 0, 0]: the running numbers [0, 0, 1, 2] within each component.
         self._ranks = np.empty_like(self._pattern)
-        for number, count in enumerate(self._counts.tolist()):
-            self._ranks[self._pattern == number] = np.arange(count)
+        for phases in self._phases.values():
+            self._ranks[phases] = np.arange(len(phases))
 
     @property
     def length(self) -> int:
@@ -105,19 +108,61 @@ class Mixed(RecordSequence):
         return self._num_records
 
     def gather(self, epoch: int, positions: Records) -> Records:
-        """Returns the records: position p is item ``ranks`` of one component's period p // W."""
-        periods = positions // self._period
-        phases = positions - periods * self._period
-        numbers = self._pattern[phases]
-        own_positions = periods * self._counts[numbers] + self._ranks[phases]
+        """Returns the components' records, each shifted to its dataset's first number."""
         records = np.empty_like(positions)
-        for number, component in self._endless.items():
-            places = np.flatnonzero(numbers == number)
-            own = component.gather(0, own_positions[places])
+        for number, places, own_positions in self._by_component(positions):
+            component = self._endless[number]
+            own = component.gather(0, own_positions)
             if component.num_records is None:
                 _require_below(self._lengths[number], own, number, component)
             records[places] = own + self._starts[number]
         return records
+
+    def epochs_of(self, epoch: int, positions: Records) -> Records:
+        """Returns passes over the components' datasets: each counts its own."""
+        epochs = np.empty_like(positions)
+        for number, places, own_positions in self._by_component(positions):
+            epochs[places] = self._endless[number].epochs_of(0, own_positions)
+        return epochs
+
+    def find(self, epoch: int, record: int, start: int, stop: int) -> Records:
+        """Returns what the component finds to whose dataset the record belongs."""
+        for number, component in self._endless.items():
+            own_record = record - self._starts[number]
+            if 0 <= own_record < self._lengths[number]:
+                first, last = self._num_before(number, start), self._num_before(number, stop)
+                periods, ranks = np.divmod(
+                    component.find(0, own_record, first, last), self._counts[number]
+                )
+                return periods * self._period + self._phases[number][ranks]
+        return np.empty(0, dtype=np.int64)
+
+    def arguments(self) -> dict[str, Any]:
+        """The components, the proportions as whole numbers, and the datasets' lengths."""
+        return {
+            "components": self._components,
+            "proportions": self._counts.tolist(),
+            "dataset_lengths": self._lengths,
+        }
+
+    def _by_component(self, positions: Records) -> Iterator[tuple[int, Records, Records]]:
+        """Yields for each component its number, the places of its items, and its own positions.
+
+        Position p is item ``ranks`` of one component's period p // W.
+        """
+        periods = positions // self._period
+        phases = positions - periods * self._period
+        numbers = self._pattern[phases]
+        own_positions = periods * self._counts[numbers] + self._ranks[phases]
+        for number in self._endless:
+            places = np.flatnonzero(numbers == number)
+            yield number, places, own_positions[places]
+
+    def _num_before(self, number: int, position: int) -> int:
+        """Returns how many items of a component stand before a position."""
+        periods, phase = divmod(position, self._period)
+        phases = self._phases[number]
+        return periods * len(phases) + int(np.searchsorted(phases, phase))
 
 
 def _shares(proportions: list[float | Fraction]) -> list[Fraction]:

@@ -39,6 +39,14 @@ class Count(RecordSequence):
         """Returns the positions: record p is at position p."""
         return positions
 
+    def find(self, epoch: int, record: int, start: int, stop: int) -> Records:
+        """Returns the record, if it is in the window."""
+        return np.array([record] if start <= record < stop else [], dtype=np.int64)
+
+    def arguments(self) -> dict[str, Any]:
+        """N."""
+        return {"length": self._length}
+
     def positions_of(self, epoch: int, records: Records) -> Records:
         """Returns the records: record p is at position p."""
         if len(records) and not 0 <= records.min() <= records.max() < self._length:
@@ -80,6 +88,14 @@ class Subset(RecordSequence):
     def gather(self, epoch: int, positions: Records) -> Records:
         """Returns the records at those places of the list."""
         return self._indices[positions]
+
+    def find(self, epoch: int, record: int, start: int, stop: int) -> Records:
+        """Returns all places of the record in that part of the list."""
+        return start + np.flatnonzero(self._indices[start:stop] == record)
+
+    def arguments(self) -> dict[str, Any]:
+        """The indices."""
+        return {"indices": self._indices}
 
     def positions_of(self, epoch: int, records: Records) -> Records:
         """Returns the first place of each record in the list, by a sort of the whole list."""

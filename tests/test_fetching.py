@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset, default_collate
 
 from trialrun import DataLoader
-from trialrun.controller.engine.fetching import (
+from trialrun._fetching import (
     ArrayFetcher,
     BatchFunction,
     ColumnFetcher,

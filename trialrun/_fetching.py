@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import TensorDataset, default_collate
 
-from trialrun._data_loader import DataLoader, MapDataset
+if TYPE_CHECKING:
+    from trialrun._data_loader import DataLoader, MapDataset
 
 RecordIds = NDArray[np.int64]
 """The records of a batch of B, in order, shape (B,)."""

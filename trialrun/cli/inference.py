@@ -1,0 +1,157 @@
+"""Commands that use a trained trial: ``evaluate`` and ``predict``; both load torch when called."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trialrun.cli._options import home_options, json_option, open_database
+from trialrun.cli._output import format_metrics, print_json
+from trialrun.controller.home import Home
+
+_checkpoint_option = click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    metavar="best|latest|UUID",
+    help="Default: best, by the searched metric.",
+)
+
+
+@click.command()
+@click.argument("experiment", type=int, metavar="EXP")
+@_checkpoint_option
+@click.option(
+    "--data",
+    "split",
+    type=click.Choice(["validation", "test"]),
+    default="validation",
+    help="Default: validation.",
+)
+@json_option
+@home_options
+def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home) -> None:
+    """Evaluate a checkpoint on the validation or test data; nothing is recorded.
+
+    \b
+    Example:
+      trialrun evaluate 1 --checkpoint best --data test
+
+    On the validation data the metrics are those that training recorded at this checkpoint, bit for
+    bit, on the same kind of device.
+    """
+    database = open_database(home)
+    with _user_errors():
+        from trialrun.controller.engine.building import Split
+        from trialrun.controller.inference.evaluating import open_checkpoint
+
+        opened = open_checkpoint(database, experiment, which)
+        found = opened.inference.evaluate(Split(split))
+    row = opened.checkpoint
+    if as_json:
+        print_json(
+            {
+                "experiment": experiment,
+                "checkpoint": row.uuid,
+                "batches": row.batches,
+                "digest": row.digest,
+                "data": split,
+                "num_records": found.num_records,
+                "metrics": found.metrics,
+                "duration_seconds": found.duration_seconds,
+                "device": str(opened.device),
+            }
+        )
+        return
+    click.echo(f"Checkpoint {row.uuid} of experiment {experiment}, at batch {row.batches}")
+    click.echo(f"{split}, {found.num_records} records: {format_metrics(found.metrics)}")
+
+
+@click.command()
+@click.argument("experiment", type=int, metavar="EXP")
+@click.option("--output", "folder", required=True, metavar="DIR", help="A new or empty folder.")
+@_checkpoint_option
+@click.option(
+    "--data",
+    "split",
+    type=click.Choice(["test", "validation", "training"]),
+    default="validation",
+    help="Default: validation.",
+)
+@click.option(
+    "--format",
+    "table_format",
+    type=click.Choice(["parquet", "safetensors"]),
+    default="parquet",
+    help="Default: parquet, which needs pyarrow.",
+)
+@json_option
+@home_options
+def predict(
+    experiment: int,
+    folder: str,
+    which: str,
+    split: str,
+    table_format: str,
+    as_json: bool,
+    home: Home,
+) -> None:
+    """Write what predict_batch says of every record, in the order of the dataset.
+
+    \b
+    Example:
+      trialrun predict 1 --data test --output predictions
+
+    The folder gets a table with the column 'record', the record's index, beside the predictions,
+    and manifest.json. It is whole or absent.
+    """
+    from trialrun.controller.whole_folder import require_free
+
+    output = Path(folder).expanduser().absolute()
+    require_free(output)
+    database = open_database(home)
+    with _user_errors():
+        from trialrun.controller.engine.building import Split
+        from trialrun.controller.inference.evaluating import open_checkpoint
+        from trialrun.controller.inference.predicting import predict_into
+        from trialrun.controller.inference.tables import TableFormat
+
+        opened = open_checkpoint(database, experiment, which)
+        predicted = predict_into(opened, Split(split), output, TableFormat(table_format))
+    columns = {name: str(column) for name, column in predicted.columns.items()}
+    if as_json:
+        summary: dict[str, Any] = {
+            "experiment": experiment,
+            "checkpoint": opened.checkpoint.uuid,
+            "batches": opened.checkpoint.batches,
+            "data": split,
+            "output": str(output),
+            "num_records": predicted.num_records,
+            "columns": columns,
+        }
+        print_json(summary)
+        return
+    described = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    click.echo(
+        f"Predicted {predicted.num_records} records of the {split} data with checkpoint "
+        f"{opened.checkpoint.uuid}, at batch {opened.checkpoint.batches}."
+    )
+    click.echo(f"{output}: {described}")
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Shows warnings, and lets an error of the trial's own code be seen as it was raised."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from trialrun.controller.engine.slots import SlotError
+
+    try:
+        yield
+    except SlotError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None

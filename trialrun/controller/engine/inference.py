@@ -1,0 +1,201 @@
+"""A trained trial at work in one process: its data evaluated as in training, or predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from trialrun._data_loader import DataLoader
+from trialrun._errors import InvalidTrialError, TrialrunError
+from trialrun._fetching import RecordIds
+from trialrun._trial import Trial, signature_of
+from trialrun.controller import plain
+from trialrun.controller.checkpoints.contents import read_contents
+from trialrun.controller.checkpoints.weights import Weights
+from trialrun.controller.engine.building import SourceBuilder, Split
+from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.evaluation import Evaluated, Evaluator
+from trialrun.controller.engine.prediction_data import (
+    DescribedData,
+    LoaderData,
+    PredictionData,
+)
+from trialrun.controller.engine.runtime import Runtime
+from trialrun.controller.engine.schedule import BoundaryWishes
+from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.snapshot import as_callbacks_want_it
+from trialrun.controller.engine.stopping import Agreement, StopRequest
+from trialrun.controller.engine.weights import load_weights
+from trialrun.samplers.addresses import Stream
+
+
+class RawPrediction(NamedTuple):
+    """What ``predict_batch`` returned for a batch."""
+
+    batch_idx: int
+    records: RecordIds
+    returned: Any
+
+
+class Inference:
+    """A trial in this process, which executes all its slots, and a checkpoint for it.
+
+    Args:
+        runtime: The trial's surroundings, with its clock at the checkpoint.
+        trial: The user's trial, newly built.
+        folder: The checkpoint, or an export.
+        weights: What it holds.
+    """
+
+    runtime: Runtime
+    trial: Trial
+    weights: Weights
+
+    def __init__(self, runtime: Runtime, trial: Trial, folder: Path, weights: Weights) -> None:
+        self.runtime = runtime
+        self.trial = trial
+        self.weights = weights
+        self._folder = folder
+        self._builder = SourceBuilder(
+            trial,
+            runtime.context,
+            runtime.execution,
+            runtime.generators,
+            seed=runtime.settings.seed,
+            is_chief=True,
+        )
+
+    def restore(self) -> None:
+        """Gives the trial its weights and its own state; models are in eval mode afterwards.
+
+        Callbacks may change what is loaded (``on_checkpoint_load_start``); nothing else of them is
+        called.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the trial.
+        """
+        self._restore(self._builder.callbacks())
+
+    def evaluate(self, split: Split) -> Evaluated:
+        """Evaluates data exactly as a validation in training does, on a trial not restored yet.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the trial.
+            InvalidTrialError: The trial has no such data.
+            SlotError: User code raised.
+        """
+        self._require_data(split)
+        runtime, context, execution = self.runtime, self.runtime.context, self.runtime.execution
+        # All in the order in which an attempt that resumes there does it.
+        callbacks = self._builder.callbacks()
+        with callbacks.failure_told():
+            uuid = self.weights.metadata.get("uuid")
+            callbacks.call("on_trial_startup", execution.initial_batch, uuid)
+            data = self._builder.evaluated(self._build(split), split)
+            execution.set_up(
+                self.trial,
+                context,
+                execution.epoch_length,
+                has_equal_batches=True,
+                callbacks=callbacks,
+            )
+            try:
+                callbacks.load_state_dict(self._restore(callbacks))
+                evaluated = Evaluator(
+                    trial=self.trial,
+                    models=context.models,
+                    data=data,
+                    execution=execution,
+                    generators=runtime.generators,
+                    collectives=runtime.collectives,
+                    # Not the trial's own wish: there is no training that it could stop.
+                    agreement=Agreement(
+                        runtime.collectives, BoundaryWishes(StopRequest(), None), execution.meetings
+                    ),
+                    callbacks=callbacks,
+                ).evaluate()
+            finally:
+                execution.close()
+        callbacks.shut_down()
+        assert evaluated is not None, "nobody can ask it to stop"
+        return evaluated
+
+    def prediction_data(self, split: Split) -> PredictionData:
+        """Returns the batches of which predictions are made.
+
+        Raises:
+            InvalidTrialError: The trial has no such data, or no ``predict_batch``; or its training
+                loader is one that trialrun did not build.
+        """
+        self._require_written("predict_batch", "trialrun predict")
+        self._require_data(split)
+        loader = self._build(split)
+        if isinstance(loader, DataLoader):
+            return DescribedData(loader, self.runtime.settings.seed)
+        if split is Split.TRAINING:
+            raise InvalidTrialError(
+                f"{split.method} returned a {type(loader).__name__}, one for each slot, whose "
+                "records have no indices. Predictions of training data need a trialrun.DataLoader; "
+                "or return the loader from build_test_data_loader too, and give --data test."
+            )
+        return LoaderData(self._builder.batches(loader, split), self.trial)
+
+    def predictions(self, data: PredictionData) -> Iterator[RawPrediction]:
+        """Iterates over what ``predict_batch`` returns, batch by batch.
+
+        Raises:
+            SlotError: User code raised.
+        """
+        execution, generators = self.runtime.execution, self.runtime.generators
+        for batch_idx, records, batch in data:
+            execution.acting_slot = batch_idx % self.runtime.settings.num_slots
+            generators.enter(Stream.VALIDATION, batch_idx)
+            try:
+                with torch.no_grad():
+                    moved = execution.on_device(batch)
+                    returned = self.trial.predict_batch(batch=moved, batch_idx=batch_idx)
+            except TrialrunError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise SlotError(execution.acting_slot) from error
+            finally:
+                execution.acting_slot = None
+            yield RawPrediction(batch_idx, records, returned)
+
+    def _restore(self, callbacks: Callbacks) -> Mapping[str, Any]:
+        """Restores models and trial; returns the callbacks' states."""
+        weights, states = self.weights, self.weights.callback_states
+        if states is not None and callbacks.listen_to("on_checkpoint_load_start"):
+            contents, states = as_callbacks_want_it(read_contents(self._folder), callbacks)
+            weights = dataclasses.replace(weights, models=contents.models)
+        else:
+            states = plain.restore(states or {})
+        load_weights(self.runtime.context.models, weights)
+        self.trial.load_state_dict(plain.restore(weights.trial_state))
+        for model in self.runtime.context.models:
+            model.eval()
+        return states
+
+    def _build(self, split: Split) -> Any:
+        # In the order of training: a trial may keep in one method what the next needs.
+        for earlier in Split:
+            loader = self._builder.build(earlier)
+            if earlier is split:
+                return loader
+        raise AssertionError(split)
+
+    def _require_data(self, split: Split) -> None:
+        if split is Split.TEST:
+            self._require_written(split.method, f"--data {split.value}")
+
+    def _require_written(self, method: str, purpose: str) -> None:
+        cls = type(self.trial)
+        if getattr(cls, method) is getattr(Trial, method):
+            raise InvalidTrialError(
+                f"{cls.__name__} has no {method}, which {purpose} needs. Write:\n"
+                f"    {signature_of(method)}: ..."
+            )

@@ -1,0 +1,1 @@
+"""What a trained trial is for: loaded, evaluated, asked for predictions; nothing here trains."""
