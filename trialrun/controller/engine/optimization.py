@@ -116,12 +116,18 @@ class OptimizerSteps:
         self._collectives = collectives
         self._meetings = meetings
         self._is_stepping = False
-        if num_slots > 1:
-            optimizer.register_step_pre_hook(self._refuse_foreign_step)
+        self._hook = (
+            optimizer.register_step_pre_hook(self._refuse_foreign_step) if num_slots > 1 else None
+        )
         self._groups: list[_TypeGroup] = []
         self._grouped: list[tuple[int, torch.dtype]] = []
         # After a step without zeroing: what every slot finds in ``grad``.
         self._averaged: list[torch.Tensor | None] = []
+
+    def close(self) -> None:
+        """Lets others step the optimizer: a script may, when training is over."""
+        if self._hook is not None:
+            self._hook.remove()
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
