@@ -119,11 +119,11 @@ def test_the_environment_is_read_in_one_place() -> None:
                 names = {alias.name for alias in node.names}
                 assert not names & {"environ", "getenv"}, f"{name} imports it by name"
     assert readers.pop("trialrun.controller.home") == set()
-    # Torch's agent hands a process its place in this way, and is told that no signal is its own;
-    # Python its order of hashes.
+    # What started a process tells it its place in this way; torch's agent is told that no signal
+    # is its own; Python its order of hashes.
+    assert readers.pop("trialrun.controller.launch.place") == set()
     assert readers == {
         "trialrun.controller.launch.agent": {"'TORCHELASTIC_SIGNALS_TO_HANDLE'"},
-        "trialrun.controller.launch.worker": {"'RANK'", "'LOCAL_RANK'"},
         "trialrun.controller.launch.server": {"_HASH_SEED"},
     }
 

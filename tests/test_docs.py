@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from plugin_packages import write_package
 from support import make_spec, run_session
 
 from trialrun.cli import main
+from trialrun.controller.bookkeeping import Database, RunState, get_trial
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.rehearsal import rehearse
@@ -59,12 +61,25 @@ def test_readme_commands_parse(command: list[str]) -> None:
 
 
 def test_readme_trial_passes_its_rehearsal(tmp_path: Path) -> None:
-    (source,) = _blocks("python")
+    source = _blocks("python")[0]
     (configuration,) = _blocks("yaml")
     trial_file = tmp_path / "regression.py"
     trial_file.write_text(source, encoding="utf-8")
     spec = make_spec(trial_file, **yaml.safe_load(configuration))
     rehearse(spec, SingleProcess(), torch.device("cpu"))
+
+
+def test_readme_script_trains_the_readme_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIALRUN_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    source, script = _blocks("python")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, namespace)
+    exec(script.replace("30ep", "2ep"), namespace)
+    row = get_trial(Database.open(f"sqlite:///{tmp_path / 'trialrun.db'}", create=False), 1)
+    assert (row.state, row.batches_completed) == (RunState.COMPLETED, 10)
 
 
 def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

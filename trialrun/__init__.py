@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trialrun._trial import Trial
     from trialrun._units import Batch, Epoch, Time
     from trialrun.controller.inference.trained import load_trial
+    from trialrun.controller.trainer import Trainer, init
 
 __version__ = "0.1.0.dev0"
 
@@ -50,10 +51,12 @@ __all__ = [
     "RunConflictError",
     "StepMode",
     "Time",
+    "Trainer",
     "Trial",
     "TrialContext",
     "TrialrunError",
     "data_length",
+    "init",
     "load_trial",
     "samplers",
     "to_device",
@@ -76,10 +79,12 @@ _HOMES = {
     "RunConflictError": "_errors",
     "StepMode": "_lr_scheduler",
     "Time": "_units",
+    "Trainer": "controller.trainer",
     "Trial": "_trial",
     "TrialContext": "_context",
     "TrialrunError": "_errors",
     "data_length": "_batch_contents",
+    "init": "controller.trainer",
     "load_trial": "controller.inference.trained",
     "to_device": "_batch_contents",
 }

@@ -12,6 +12,7 @@ import torch
 from trialrun import _batch_contents
 from trialrun._adapted_reducers import FunctionReducer
 from trialrun._batch_size import check_global_batch_size
+from trialrun._construction import Construction, TrialOwner
 from trialrun._distributed import Distributed
 from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
@@ -35,7 +36,7 @@ _Scaler = TypeVar("_Scaler", bound=torch.amp.GradScaler)
 _Reducing = TypeVar("_Reducing", bound=MetricReducer | torch.nn.Module)
 
 
-class TrialContext:
+class TrialContext(TrialOwner):
     """What a trial knows of its run, and the calls by which it trains.
 
     trialrun makes it and hands it to the trial's constructor. The ``wrap`` methods take the user's
@@ -87,6 +88,14 @@ class TrialContext:
         )
         self._record = record or RunRecord()
         self._warned_types: set[type] = set()
+
+    def trial_begins(self, construction: Construction) -> None:
+        """Called by ``Trial`` itself, before its ``__init__``."""
+        self._engine.trial_begins(construction)
+
+    def run_begins(self, record: RunRecord) -> None:
+        """Called by trialrun itself, where a run is not on record before its trial is made."""
+        self._record = record
 
     # What the trial is given.
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from trialrun._construction import Construction
+
 ClipGrads = Callable[[Iterable["torch.nn.Parameter"]], object]
 """Changes gradients in place: gets the parameters, whose gradients are summed and averaged."""
 
@@ -22,6 +24,9 @@ Closure = Callable[[], Any]
 
 class Engine(abc.ABC):
     """Executes the slots of a trial and keeps its clock."""
+
+    def trial_begins(self, construction: Construction) -> None:  # noqa: B027 - may do nothing
+        """Called before the trial's constructor runs."""
 
     @property
     @abc.abstractmethod

@@ -58,6 +58,10 @@ class TensorBoard:
             )
         return self._path
 
+    def keep_in(self, path: Path) -> None:
+        """Sets the folder, where it is not known before the trial is made."""
+        self._path = path
+
     @property
     def logs_metrics(self) -> bool:
         """Whether reported metrics are written."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from trialrun._construction import Construction, TrialOwner
 from trialrun._errors import InvalidTrialError
 from trialrun._reducers import Reducer
 
@@ -31,6 +32,21 @@ class Trial(abc.ABC):
             ``wrap_optimizer``, ``backward``, ``step_optimizer`` and so on. Keep it as
             ``self.context``.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Tells the context, which sets the random generators to the address of constructors."""
+        trial = super().__new__(cls)
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, TrialOwner):
+                construction = Construction(
+                    trial=trial,
+                    context=value,  # type: ignore[arg-type]  # the one owner there is
+                    arguments=args,
+                    keywords=kwargs,
+                )
+                value.trial_begins(construction)
+                break
+        return trial
 
     @abc.abstractmethod
     def __init__(self, context: TrialContext) -> None: ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from trialrun.cli._options import home_options, open_database
-from trialrun.controller.bookkeeping import RunState
+from trialrun.controller.bookkeeping import RunState, get_experiment
+from trialrun.controller.going_on import how_to_go_on
 from trialrun.controller.home import Home
 from trialrun.controller.liveness import (
     kill_experiment,
@@ -28,7 +29,8 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
     Example:
       trialrun pause 1
     """
-    trial = pause_experiment(open_database(home), experiment, wait=not no_wait)
+    database = open_database(home)
+    trial = pause_experiment(database, experiment, wait=not no_wait)
     if no_wait:
         click.echo(f"Asked experiment {experiment} to pause.")
         return
@@ -42,7 +44,7 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
         )
     click.echo(
         f"Paused experiment {experiment} after {trial.batches_completed} batches. Go on with:\n"
-        f"trialrun resume {experiment}"
+        f"{how_to_go_on(get_experiment(database, experiment))}"
     )
 
 
@@ -56,9 +58,10 @@ def kill(experiment: int, home: Home) -> None:
     Example:
       trialrun kill 1
     """
-    kill_experiment(open_database(home), experiment)
+    database = open_database(home)
+    kill_experiment(database, experiment)
     click.echo(f"Killed experiment {experiment}. Go on from its newest checkpoint with:")
-    click.echo(f"trialrun resume {experiment}")
+    click.echo(how_to_go_on(get_experiment(database, experiment)))
 
 
 @click.command()

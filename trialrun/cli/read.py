@@ -87,7 +87,8 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
         "seed": trial.seed,
         "hyperparameters": trial.hyperparameters,
         "config": row.config,
-        "trial_file": row.trial_file,
+        "trial_file": row.trial_file or None,
+        "trial_class": row.trial_class or None,
         "directory": row.directory,
         "git_commit": row.git_commit,
         "created_at": row.created_at,
@@ -98,6 +99,8 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
         print_json({**fields, "trial": trial.id, "attempts": attempts})
         return
     config = fields.pop("config")
+    if not row.trial_file:
+        fields["trial_file"] = "none: the class was defined in an interactive session"
     fields["slots"], fields["max_length"] = config["slots"], config["max_length"]
     fields["labels"] = ", ".join(config.get("labels", []))  # older records have none
     print_fields({name: value for name, value in fields.items() if value not in (None, "", {})})

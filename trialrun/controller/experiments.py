@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trialrun._errors import (
-    BookkeepingError,
-    CheckpointError,
-    ConfigurationError,
-    RunConflictError,
-)
+from trialrun._errors import BookkeepingError, ConfigurationError, RunConflictError
 from trialrun.controller.bookkeeping import (
     AttemptRow,
     CheckpointRow,
-    CheckpointState,
     Database,
     ExperimentRow,
     RunState,
     TrialRow,
-    checkpoints_of_trial,
-    claim_trial,
     create_experiment,
-    finish_attempt,
-    get_experiment,
-    get_trial,
-    mark_checkpoint,
-    rewind,
 )
-from trialrun.controller.checkpoints.manifest import verify
+from trialrun.controller.claiming import (
+    claimed_attempt,
+    locked_trial,
+    newest_whole_checkpoint,
+    runs_already,
+)
 from trialrun.controller.config import ExperimentConfig, not_divisible, read_config
+from trialrun.controller.going_on import how_to_go_on, is_of_script
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
-from trialrun.controller.liveness import TrialFolder, bury, clear_leftovers, trial_of_experiment
+from trialrun.controller.liveness import TrialFolder, trial_of_experiment
 from trialrun.controller.warm_start import find_weights, weights_folder
-
-_LOCK_WAIT_SECONDS = 3.0
 
 
 def submit_experiment(
@@ -54,7 +43,7 @@ def submit_experiment(
     trial_class: str | None,
     config: ExperimentConfig,
 ) -> tuple[ExperimentRow, TrialRow]:
-    """Records a new experiment with one trial.
+    """Records a new experiment with one trial, whose class is in a file.
 
     Args:
         database: Where to record it.
@@ -67,23 +56,51 @@ def submit_experiment(
         BookkeepingError: Its folder exists already, left by another database.
         CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
+    return record_experiment(
+        database, home, trial_file=trial_file, trial_class=trial_class or "", config=config
+    )
+
+
+def record_experiment(
+    database: Database,
+    home: Home,
+    *,
+    trial_file: Path | None,
+    trial_class: str,
+    config: ExperimentConfig,
+) -> tuple[ExperimentRow, TrialRow]:
+    """Records a new experiment with one trial, wherever its class comes from.
+
+    Args:
+        database: Where to record it.
+        home: Where its files go.
+        trial_file: The file of the class, of which a copy is kept; None for a class that was
+            defined in an interactive session.
+        trial_class: The class; see ``going_on.is_of_script``.
+        config: Its configuration. Threads that it leaves open are chosen here, once.
+
+    Raises:
+        BookkeepingError: Its folder exists already, left by another database.
+        CheckpointError: ``from_checkpoint`` names no whole checkpoint.
+    """
     config = config.model_copy(update={"intra_op_threads": num_threads(config)})
+    default_name = trial_class.rpartition(":")[2] if trial_file is None else trial_file.stem
     weights = None
     if config.from_checkpoint is not None:
         weights = find_weights(config.from_checkpoint, home)
         config = config.model_copy(update={"from_checkpoint": weights.name})
     experiment, trial = create_experiment(
         database,
-        name=config.name or trial_file.stem,
+        name=config.name or default_name,
         description=config.description,
         trial_file=trial_file,
-        trial_class=trial_class or "",
-        trial_source_hash=_hash_source(trial_file),
+        trial_class=trial_class,
+        trial_source_hash="" if trial_file is None else _hash_source(trial_file),
         config=config.to_json(),
         hyperparameters=config.hyperparameters,
         seed=config.seed,
         experiments_directory=home.experiments,
-        git_commit=_git_commit(trial_file.parent),
+        git_commit=None if trial_file is None else _git_commit(trial_file.parent),
     )
     folder = Path(experiment.directory)
     try:
@@ -93,7 +110,8 @@ def submit_experiment(
             f"{folder} exists, but {database.name} has just given out its number: the home belongs "
             "to another database. Give each database a home of its own, with --home."
         ) from None
-    shutil.copy2(trial_file, folder / trial_file.name)
+    if trial_file is not None:
+        shutil.copy2(trial_file, folder / trial_file.name)
     if weights is not None:
         from trialrun.controller.checkpoints.export import copy_weights  # which imports torch
 
@@ -155,34 +173,18 @@ def prepared_attempt(
     Raises:
         RunConflictError: The trial runs already, or is complete.
     """
-    trial = get_trial(database, trial_id)
-    experiment = get_experiment(database, trial.experiment_id)
-    folder = TrialFolder.of(experiment, trial)
-    lock = TrialLock.take(folder.lock, _LOCK_WAIT_SECONDS)
-    if lock is None:
-        raise RunConflictError(_runs_already(experiment))
-    try:
-        bury(database, experiment, trial)
-        clear_leftovers(database, experiment, trial)
-        trial = get_trial(database, trial_id)
+    with locked_trial(database, trial_id) as locked:
+        experiment, trial = locked.experiment, locked.trial
         _require_resumable(experiment, trial)
-        checkpoint, warnings = _newest_whole_checkpoint(database, trial)
+        checkpoint, warnings = newest_whole_checkpoint(database, trial)
         warnings += source_warnings(experiment)
-        first_batch = checkpoint.batches if checkpoint else 0
-        attempt = claim_trial(
+        with claimed_attempt(
             database,
-            trial_id,
-            hostname=socket.gethostname(),
-            pid=os.getpid(),
+            locked,
             num_processes=num_processes,
-            first_batch=first_batch,
+            first_batch=checkpoint.batches if checkpoint else 0,
             resumed_from=checkpoint.uuid if checkpoint else None,
-        )
-        if attempt is None:
-            raise RunConflictError(_runs_already(experiment))
-        rewind(database, trial_id, first_batch)
-        folder.attempt(attempt.number).mkdir(parents=True, exist_ok=True)
-        with _recorded_end(database, attempt):
+        ) as attempt:
             yield PreparedAttempt(
                 experiment=experiment,
                 trial=trial,
@@ -190,31 +192,11 @@ def prepared_attempt(
                 config=read_config(experiment.config).model_copy(
                     update={"hyperparameters": trial.hyperparameters}
                 ),
-                folder=folder,
-                lock=lock,
+                folder=locked.folder,
+                lock=locked.lock,
                 checkpoint=checkpoint,
                 warnings=warnings,
             )
-    finally:
-        lock.release()
-
-
-def _newest_whole_checkpoint(
-    database: Database, trial: TrialRow
-) -> tuple[CheckpointRow | None, list[str]]:
-    warnings = []
-    rows = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
-    for row in rows:
-        try:
-            verify(Path(row.path), row.files)
-        except CheckpointError as error:
-            mark_checkpoint(database, row.uuid, CheckpointState.DAMAGED)
-            warnings.append(f"{error} It is marked as damaged; an older one is looked for.")
-        else:
-            return row, warnings
-    if rows:
-        warnings.append("No whole checkpoint is left: training starts again from batch 0.")
-    return None, warnings
 
 
 def source_warnings(experiment: ExperimentRow) -> list[str]:
@@ -228,36 +210,19 @@ def source_warnings(experiment: ExperimentRow) -> list[str]:
     return []
 
 
-@contextmanager
-def _recorded_end(database: Database, attempt: AttemptRow) -> Iterator[None]:
-    """Records the end of an attempt that nobody else has recorded, because something broke."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        error = "Stopped by Ctrl-C before training began."
-        finish_attempt(database, attempt.id, RunState.KILLED, error=error)
-        raise
-    except BaseException as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        finish_attempt(database, attempt.id, RunState.ERROR, error=error)
-        raise
-
-
 def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
     if trial.state is RunState.RUNNING:
-        raise RunConflictError(_runs_already(experiment))
+        raise RunConflictError(runs_already(experiment))
+    if is_of_script(experiment):
+        raise RunConflictError(
+            f"Experiment {experiment.id} was trained by a script of yours, which alone can make "
+            f"its trial. To go on, {how_to_go_on(experiment)}."
+        )
     if trial.state is RunState.COMPLETED:
         raise RunConflictError(
             f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
             "there is nothing to resume. Submit a new one to train longer."
         )
-
-
-def _runs_already(experiment: ExperimentRow) -> str:
-    return (
-        f"Experiment {experiment.id} runs already. Pause it first (trialrun pause "
-        f"{experiment.id}), or look at it (trialrun show {experiment.id})."
-    )
 
 
 def _hash_source(path: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from linear_trials import refusal, run_linear
 
-from trialrun.controller.engine.interception import intercept, original
+from trialrun.controller.engine.interception import intercept, original, release
 
 MANUAL = """
 class Manual(Linear):
@@ -169,3 +169,22 @@ def test_calls_of_one_object_are_taken_and_no_others() -> None:
     assert original(taken, "add")(1) == 4
     assert isinstance(taken, Counter)
     assert (type(taken).__name__, type(free)) == ("Counter", Counter)
+    release(taken)
+    release(free)
+    assert (taken.add(1), type(taken), type(free)) == (5, Counter, Counter)
+
+
+def test_after_training_objects_are_the_trials_alone(tmp_path: Path) -> None:
+    source = MANUAL.replace(
+        "    def make_scheduler",
+        """        self.seen.append(self)
+        self.scaler = self.context.wrap_scaler(torch.amp.GradScaler("cpu"))
+
+    def make_scheduler""",
+    ).replace("        self.seen.append((batch", "        self.last = ((batch")
+    _, trial = run_linear(tmp_path, source, max_length="1ba")
+    (made,) = trial.seen
+    assert type(made.scheduler) is torch.optim.lr_scheduler.StepLR
+    assert type(made.scaler) is torch.amp.GradScaler
+    made.optimizer.step()
+    made.scheduler.step()

@@ -33,6 +33,7 @@ SPECS: dict[str, TrialSpec] = {
         "scaled.py", slots=4, hyperparameters={"way": "float16"}, max_length="12ba"
     ),
     "bfloat16 on 4": make_spec("scaled.py", slots=4, hyperparameters={"way": "bfloat16"}),
+    "folding on 4": make_spec("folding.py", slots=4, reporting_period="5ba"),
     "measuring on 4": make_spec("measuring.py", slots=4, reporting_period="5ba"),
     "streaming on 4": make_spec("streaming.py", slots=4, hyperparameters={"loader": "dataset"}),
     # Shards of 4, 4, 3 and 3 records.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -284,6 +285,63 @@ def test_threads_end_on_close_after_a_failure() -> None:
     made = folded(range(3), RecordingLocals())
     with pytest.raises(SlotError):
         made.run(lambda slot: made.meet("step", lambda: None) if slot < 2 else 1 / 0)
+    made.close()
+    assert slot_threads() == set()
+
+
+class InterruptedWait(threading.Event):
+    """Lets the calling thread be interrupted once at a chosen moment, as Ctrl-C does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moment = threading.Event()
+        self.is_to_come = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_to_come:
+            return super().wait(timeout)
+        self.moment.wait()
+        self.is_to_come = False
+        raise KeyboardInterrupt
+
+
+MOMENTS = [
+    *[("before", slot) for slot in range(3)],
+    *[("leave at the meeting", slot) for slot in range(3)],
+    *[("after", slot) for slot in range(3)],
+    *[("leave at the end", slot) for slot in range(3)],
+    ("idle", 2),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interruption_at_any_moment_unwinds_all_slots(moment: tuple[str, int]) -> None:
+    wait = InterruptedWait()
+
+    def pass_moment(name: str, slot: int) -> None:
+        if (name, slot) == moment and wait.is_to_come:
+            wait.moment.set()
+            while made._interruption is None:
+                time.sleep(0.0005)
+
+    class Locals(RecordingLocals):
+        def leave(self, slot: int, finished: bool) -> None:
+            pass_moment("leave at the end" if finished else "leave at the meeting", slot)
+
+    def task(slot: int) -> int:
+        pass_moment("before", slot)
+        made.meet("step", lambda: None)
+        pass_moment("after", slot)
+        return slot
+
+    made = folded(range(3), Locals())
+    if moment == ("idle", 2):
+        # All is done, and nobody will wake the calling thread again.
+        wait.set = lambda: (threading.Event.set(wait), wait.moment.set())  # type: ignore[method-assign,assign]
+    made._idle = wait
+    with pytest.raises(KeyboardInterrupt):
+        made.run(task)
+    assert made.run(task) == [0, 1, 2]
     made.close()
     assert slot_threads() == set()
 

@@ -25,6 +25,7 @@ from trialrun.controller.bookkeeping.database import Database
 from trialrun.controller.bookkeeping.experiments import (
     ExperimentSummary,
     TrialSummary,
+    change_config,
     create_experiment,
     delete_experiment_rows,
     get_experiment,
@@ -67,6 +68,7 @@ __all__ = [
     "ValidationMetricsRow",
     "add_log_file",
     "attempts_of_trial",
+    "change_config",
     "checkpoints_of_trial",
     "claim_trial",
     "create_experiment",

@@ -39,7 +39,7 @@ def create_experiment(
     *,
     name: str,
     description: str = "",
-    trial_file: Path,
+    trial_file: Path | None,
     trial_class: str,
     trial_source_hash: str,
     config: dict[str, Any],
@@ -54,8 +54,8 @@ def create_experiment(
         database: Where to record it.
         name: What people call it.
         description: What it is about.
-        trial_file: The file with the trial class.
-        trial_class: Name of the class in that file.
+        trial_file: The file with the trial class; None where there is none.
+        trial_class: Name of the class in that file; ``module:Class`` where a script made it.
         trial_source_hash: Hash of the file's text.
         config: The whole configuration, as JSON.
         hyperparameters: Of the trial, as JSON.
@@ -71,7 +71,7 @@ def create_experiment(
         experiment = ExperimentRow(
             name=name,
             description=description,
-            trial_file=str(trial_file.absolute()),
+            trial_file="" if trial_file is None else str(trial_file.absolute()),
             trial_class=trial_class,
             trial_source_hash=trial_source_hash,
             config=config,
@@ -93,6 +93,24 @@ def create_experiment(
         session.flush()
         session.refresh(trial)
         return experiment, trial
+
+
+def change_config(database: Database, experiment_id: int, config: dict[str, Any]) -> None:
+    """Records another configuration of an experiment, such as a longer one.
+
+    Args:
+        database: Where it is recorded.
+        experiment_id: Which experiment.
+        config: The whole configuration, as JSON.
+
+    Raises:
+        BookkeepingError: There is no such experiment.
+    """
+    with database.session() as session:
+        experiment = session.get(ExperimentRow, experiment_id)
+        if experiment is None:
+            raise BookkeepingError(_no_experiment(session, experiment_id, database.name))
+        experiment.config = config
 
 
 def get_experiment(database: Database, experiment_id: int) -> ExperimentRow:

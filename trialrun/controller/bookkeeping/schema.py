@@ -68,8 +68,8 @@ class ExperimentRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     description: Mapped[str]
-    trial_file: Mapped[str]  # absolute path
-    trial_class: Mapped[str]
+    trial_file: Mapped[str]  # absolute path; "" for a class of an interactive session
+    trial_class: Mapped[str]  # "" where the file has only one; "module:Class" of a script
     trial_source_hash: Mapped[str]
     config: Mapped[dict[str, Any]] = mapped_column(_JSON)
     directory: Mapped[str]  # absolute path

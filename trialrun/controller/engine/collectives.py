@@ -45,6 +45,9 @@ class Collectives(abc.ABC):
     size: int
     """P, the number of processes."""
 
+    def close(self) -> None:  # noqa: B027 - one process has nothing to close
+        """Takes down what was set up besides torch's own groups."""
+
     @property
     def is_chief(self) -> bool:
         """Whether this process writes checkpoints and records."""
@@ -181,6 +184,10 @@ class ProcessGroup(Collectives):
                 name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
                 barrier=lambda: dist.barrier(group=self._host_group),
             )
+
+    def close(self) -> None:
+        """Takes the lines down."""
+        self._lines.close()
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""

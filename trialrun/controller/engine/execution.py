@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from trialrun._batch_contents import batch_to_device
+from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
@@ -66,6 +67,10 @@ class Execution(Engine):
         device: Where this process computes.
     """
 
+    construction: Construction | None
+    """How the trial was made; None before that."""
+    before_trial: Callable[[type[Trial]], None] | None
+    """Called before the trial's constructor, where nobody else knows of it beforehand."""
     slots: Slots
     """The slots of this process."""
     meetings: Meetings
@@ -102,6 +107,8 @@ class Execution(Engine):
         self._collectives = collectives
         self._stop_request = stop_request
         self._device = device
+        self.construction = None
+        self.before_trial = None
         self.acting_slot = None
         # No optimizer steps before the trial is set up; slots may exchange values all the same.
         self.meetings = self._new_meetings([], SET_UP)
@@ -111,6 +118,19 @@ class Execution(Engine):
         self._initial_batch = 0
         self._batches_completed = 0
         self._epoch_length = 1
+
+    def trial_begins(self, construction: Construction) -> None:
+        """Sets the generators to the one address of constructors, and remembers the trial."""
+        # Not for a trial that another one makes within its own constructor.
+        if self.construction is None:
+            self.construction = construction
+            if self.before_trial is not None:
+                self.before_trial(type(construction.trial))
+            self._generators.enter(Stream.MODEL, 0)
+
+    def compute_with_threads(self, num_threads: int) -> None:
+        """Chooses the intra-op threads of the slots, before ``set_up``."""
+        self._num_threads = num_threads
 
     def begin_at(self, batches_completed: int, epoch_length: int = 1) -> None:
         """Sets the clock to where this attempt begins, or to where a trial to look at stands."""
@@ -262,9 +282,10 @@ class Execution(Engine):
         self.meetings.join()
 
     def close(self) -> None:
-        """Ends the threads of the slots."""
+        """Ends the threads of the slots, and gives the trial its optimizers back."""
         if self._is_training:
             self.slots.close()
+            self.stepping.close()
 
     # What the context asks for.
 

@@ -33,6 +33,11 @@ def intercept(item: Any, **handlers: Callable[..., Any]) -> None:
     item.__class__ = type(cls.__name__, (cls,), namespace)
 
 
+def release(item: Any) -> None:
+    """Undoes what ``intercept`` did to an object."""
+    item.__class__ = _own_class(item)
+
+
 def original(item: Any, name: str) -> Original:
     """Returns the object's own method, whatever is called in its place."""
     method: Original = getattr(_own_class(item), name).__get__(item)

@@ -117,7 +117,7 @@ class TrainingLoop:
         self._sink = sink
         self._agreed = [0] * len(Event)
         self._stop = False
-        self._time_is_up = False
+        self._time_is_up = stopwatch.is_over
         # The batch of the newest checkpoint; a resumed loop stands at one.
         self._checkpointed_batches = self._clock or None
 

@@ -17,7 +17,7 @@ import torch
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.interception import Original, intercept
+from trialrun.controller.engine.interception import Original, intercept, release
 from trialrun.controller.engine.slots import Slots
 
 
@@ -86,6 +86,11 @@ class Schedules:
             epoch_length: Batches in an epoch.
         """
         step_batch_schedulers(self._schedulers, window, epoch_length, self.step)
+
+    def close(self) -> None:
+        """Leaves the schedulers to the trial."""
+        for wrapped in self._schedulers:
+            release(wrapped.scheduler)
 
     @contextlib.contextmanager
     def _stepping(self) -> Iterator[None]:

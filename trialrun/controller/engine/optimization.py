@@ -116,7 +116,7 @@ class OptimizerSteps:
             type(wrapped.optimizer).zero_grad is not torch.optim.Optimizer.zero_grad
         )
         self._warned: set[str] = set()
-        wrapped.optimizer.register_step_pre_hook(self._before_step)
+        self._hook = wrapped.optimizer.register_step_pre_hook(self._before_step)
         self._gradients = GradientSum(
             surroundings.names,
             num_slots=surroundings.num_slots,
@@ -126,6 +126,10 @@ class OptimizerSteps:
         self._paused: PausedStep | None = None
         # After a step without zeroing: what every slot finds in ``grad``.
         self._averaged: list[torch.Tensor | None] = []
+
+    def close(self) -> None:
+        """Lets others step the optimizer: a script may, when training is over."""
+        self._hook.remove()
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:

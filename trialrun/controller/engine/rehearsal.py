@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -13,22 +14,64 @@ from trialrun._units import Batch
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.digest import named_tensors
 from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
-from trialrun.controller.config import CheckpointPolicy
+from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.session import TrialSpec, open_session
+from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
+from trialrun.controller.engine.tensorboard_log import CheckpointWriter
+
+
+class OpenFresh(Protocol):
+    """Makes a fresh trial, ready to train; nothing of it is recorded."""
+
+    def __call__(
+        self,
+        *,
+        config: ExperimentConfig,
+        resume_from: Path | None,
+        sink: CheckpointWriter | None,
+        tensorboard: Path,
+    ) -> TrialSession:
+        """Returns its session, with at most one batch of each slot in a validation."""
 
 
 def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) -> None:
+    """Rehearses the trial of a file; see ``rehearse_with``."""
+
+    def open_fresh(
+        *,
+        config: ExperimentConfig,
+        resume_from: Path | None,
+        sink: CheckpointWriter | None,
+        tensorboard: Path,
+    ) -> TrialSession:
+        return open_session(
+            dataclasses.replace(
+                spec, config=config, resume_from=resume_from, tensorboard=tensorboard
+            ),
+            collectives=collectives,
+            device=device,
+            stop_request=StopRequest(),
+            journal=None,
+            sink=sink,
+            max_validation_rounds=1,
+        )
+
+    rehearse_with(open_fresh, spec.config, collectives)
+
+
+def rehearse_with(
+    open_fresh: OpenFresh, config: ExperimentConfig, collectives: Collectives
+) -> None:
     """Trains two windows straight, and again with a restore into a fresh trial between them.
 
     A window is one batch, or ``aggregation_frequency`` batches. One batch of validation follows at
     the end of each stretch. Nothing of it is left behind.
 
     Args:
-        spec: The trial.
-        collectives: The processes that share its slots.
-        device: Where this process computes.
+        open_fresh: Makes the trials.
+        config: The configuration; its lengths and periods do not matter.
+        collectives: The processes that share the trial's slots.
 
     Raises:
         CheckpointError: The two ways gave different digests; the message names the first tensor
@@ -36,30 +79,33 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
         TrialrunError: The trial breaks a rule.
         Exception: Whatever the user's code raises.
     """
-    window = spec.config.aggregation_frequency
+    window = config.aggregation_frequency
     with tempfile.TemporaryDirectory(prefix="trialrun-") as folder:
         root = Path(collectives.broadcast(folder, "rehearsal folder"))
-        spec = dataclasses.replace(spec, tensorboard=root / "tensorboard")
-        straight = _train(spec, 2 * window, root / "straight", collectives, device)
-        first_half = _train(spec, window, root / "restored", collectives, device)
-        resumed = dataclasses.replace(spec, resume_from=first_half)
-        restored = _train(resumed, 2 * window, root / "restored", collectives, device)
+
+        def train(num_batches: int, name: str, resume_from: Path | None = None) -> Path:
+            return _train(open_fresh, config, num_batches, root / name, resume_from, collectives)
+
+        straight = train(2 * window, "straight")
+        first_half = train(window, "restored")
+        restored = train(2 * window, "restored", resume_from=first_half)
         if collectives.is_chief:
             _compare(straight, restored, 2 * window)
-            _require_searched_metric(spec, straight)
+            _require_searched_metric(config, straight)
         # The chief's folder must stay until every process has read from it.
         collectives.broadcast(None, "end of rehearsal")
 
 
 def _train(
-    spec: TrialSpec,
+    open_fresh: OpenFresh,
+    config: ExperimentConfig,
     num_batches: int,
     folder: Path,
+    resume_from: Path | None,
     collectives: Collectives,
-    device: torch.device,
 ) -> Path:
     """Trains up to a batch and returns the folder of the checkpoint taken there."""
-    shortened = spec.config.model_copy(
+    shortened = config.model_copy(
         update={
             "max_length": Batch(num_batches),
             "reporting_period": Batch(1),
@@ -71,14 +117,11 @@ def _train(
     stored: list[StoredCheckpoint] = []
     store = CheckpointStore(folder, stored.append) if collectives.is_chief else None
     try:
-        open_session(
-            dataclasses.replace(spec, config=shortened),
-            collectives=collectives,
-            device=device,
-            stop_request=StopRequest(),
-            journal=None,
+        open_fresh(
+            config=shortened,
+            resume_from=resume_from,
             sink=store,
-            max_validation_rounds=1,
+            tensorboard=folder.parent / "tensorboard",
         ).run()
     finally:
         failure = store.close() if store is not None else None
@@ -88,9 +131,9 @@ def _train(
     return Path(collectives.broadcast(path, "checkpoint folder"))
 
 
-def _require_searched_metric(spec: TrialSpec, checkpoint: Path) -> None:
+def _require_searched_metric(config: ExperimentConfig, checkpoint: Path) -> None:
     """Finds a misspelt ``searcher.metric`` now, rather than after the first epoch."""
-    searcher = spec.config.searcher
+    searcher = config.searcher
     metrics = read_contents(checkpoint).metadata["validation_metrics"]
     if "metric" in searcher.model_fields_set and searcher.metric not in metrics:
         raise InvalidMetricError(

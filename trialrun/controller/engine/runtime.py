@@ -109,6 +109,16 @@ class Runtime:
             record=settings.record,
         )
 
+    def compute_with_threads(self, intra_op_threads: int) -> None:
+        """Chooses another number of threads, which an earlier attempt at the trial had."""
+        self.settings = dataclasses.replace(self.settings, intra_op_threads=intra_op_threads)
+        self.execution.compute_with_threads(intra_op_threads)
+
+    def run_begins(self, record: RunRecord, tensorboard_path: Path) -> None:
+        """Tells the context what is on record of the run, which may not be known earlier."""
+        self.context.run_begins(record)
+        self.tensorboard.keep_in(tensorboard_path)
+
     def at_first_address(self, call: Callable[[], T]) -> T:
         """Calls what sets the trial up, such as its constructor.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trialrun._errors import CheckpointError, InvalidTrialError
-from trialrun.controller.engine.interception import Original, intercept, original
+from trialrun.controller.engine.interception import Original, intercept, original, release
 from trialrun.controller.engine.slots import Slots
 
 
@@ -229,6 +229,11 @@ class Scalers:
         """Updates the scaler of ``use_amp``."""
         if self._automatic is not None:
             self._automatic.update()
+
+    def close(self) -> None:
+        """Leaves the scalers to the trial."""
+        for scaling in self._enabled.values():
+            release(scaling.scaler)
 
     def unused(self) -> list[int]:
         """Returns the scalers, by number, that have scaled a loss but took part in no step."""

@@ -162,6 +162,8 @@ class Stopwatch:
 
     events: list[Event]
     """Those that look at the watch: usually none."""
+    is_over: bool
+    """Whether the time was up when the attempt began, which is the same on all processes."""
 
     def __init__(self, plan: Plan) -> None:
         self._start = time.monotonic()
@@ -176,6 +178,7 @@ class Stopwatch:
         }
         self._limit = plan.max_length.seconds if isinstance(plan.max_length, Time) else None
         self._last = dict.fromkeys(self._periods, 0.0)
+        self.is_over = False
         self.events = [*self._periods] + ([Event.END] if self._limit is not None else [])
 
     @property
@@ -190,9 +193,11 @@ class Stopwatch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there: an attempt shorter than a period does not begin the period anew."""
-        self._start = time.monotonic() - state["elapsed_seconds"]
+        elapsed = state["elapsed_seconds"]
+        self._start = time.monotonic() - elapsed
+        self.is_over = self._limit is not None and elapsed >= self._limit
         for event in self._last:
-            self._last[event] = state["last"].get(event.name, state["elapsed_seconds"])
+            self._last[event] = state["last"].get(event.name, elapsed)
 
     def is_due(self, event: Event) -> bool:
         """Returns whether the event's time has come."""

@@ -251,6 +251,7 @@ class TrialSession:
             metadata={
                 "identity": self.identity.to_json(),
                 "epoch_length": self.plan.epoch_length,
+                "experiment_config": config.to_json(),
                 "versions": _versions(),
                 **metadata,
             },
@@ -325,13 +326,7 @@ def open_session(
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = runtime.at_first_address(lambda: trial_class(runtime.context))
     if contents is None and spec.warm_start_from is not None:
-        left = warm_start(
-            runtime.context.models,
-            read_weights(spec.warm_start_from),
-            spec.config.from_checkpoint_partial,
-        )
-        if left and collectives.is_chief:
-            logger.warning("Weights that were not taken: %s.", "; ".join(left))
+        begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(
         runtime,
         trial,
@@ -342,6 +337,22 @@ def open_session(
         sink=sink,
         max_validation_rounds=max_validation_rounds,
     )
+
+
+def begin_with_weights(runtime: Runtime, folder: Path, is_partial: bool) -> None:
+    """Gives a new trial's models the weights of another run.
+
+    Args:
+        runtime: The trial's surroundings.
+        folder: A checkpoint or an export.
+        is_partial: Whether what does not fit is left as the constructor made it.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    left = warm_start(runtime.context.models, read_weights(folder), is_partial)
+    if left and runtime.collectives.is_chief:
+        logger.warning("Weights that were not taken: %s.", "; ".join(left))
 
 
 def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:

@@ -119,7 +119,8 @@ class FoldedSlots(Slots):
         self._prepare_thread = prepare_thread
         self._current = slots.start
         self._turns = [threading.Semaphore(0) for _ in slots]
-        self._idle = threading.Semaphore(0)
+        # An event: after an interruption it may be waited for once more.
+        self._idle = threading.Event()
         # Apart from the one above, for which the calling thread waits all the while.
         self._unwound = threading.Semaphore(0)
         self._task: Callable[[int], object] | None = None
@@ -127,6 +128,8 @@ class FoldedSlots(Slots):
         # For each slot: the label of the meeting at which it waits, or None when it has finished.
         self._waiting_for: list[str | None] = []
         self._failure: BaseException | None = None
+        # What ended the wait of the calling thread, such as Ctrl-C; slots give way to it.
+        self._interruption: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -143,14 +146,23 @@ class FoldedSlots(Slots):
         self._failure = None
         if not self._threads:
             self._start_threads()
+        self._interruption = None
+        self._idle.clear()
         self._turns[0].release()
-        self._idle.acquire()
+        try:
+            self._idle.wait()
+        except BaseException as interruption:  # Ctrl-C, in the main thread of a script
+            # The slot that computes comes to its end, or to a meeting; then all unwind.
+            self._interruption = interruption
+            self._idle.wait()
+            raise
         if self._failure is not None:
             raise self._failure
         return results  # type: ignore[return-value]  # every slot has put in its result
 
     def meet(self, label: str, action: Callable[[], None]) -> None:
         """Hands the baton on; the last slot acts, and the first goes on after that."""
+        self._give_way()
         index = self._current - self.numbers.start
         self._waiting_for[index] = label
         if index == len(self.numbers) - 1:
@@ -161,6 +173,7 @@ class FoldedSlots(Slots):
         self._wait_for_turn(index)
         if self._failure is not None:
             raise _Abandoned
+        self._give_way()
         self._waiting_for[index] = None
         self._local.enter(self._current)
 
@@ -192,6 +205,7 @@ class FoldedSlots(Slots):
     def _run_task(self, index: int, task: Callable[[int], object]) -> None:
         self._current = slot = self.numbers[index]
         try:
+            self._give_way()
             self._local.enter(slot)
             self._results[index] = task(slot)
             if index == len(self.numbers) - 1:
@@ -209,11 +223,15 @@ class FoldedSlots(Slots):
             self._failure = error
         if self._failure is not None:
             self._abandon_others(index)
-            self._idle.release()
+            self._idle.set()
         elif index == len(self.numbers) - 1:
-            self._idle.release()
+            self._idle.set()
         else:
             self._turns[index + 1].release()
+
+    def _give_way(self) -> None:
+        if self._interruption is not None:
+            raise self._interruption
 
     def _abandon_others(self, failed: int) -> None:
         """Unwinds the slots that wait at a meeting, one at a time, so that none waits for ever."""

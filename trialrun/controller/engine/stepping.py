@@ -164,6 +164,13 @@ class Stepping:
             window = range(stop - self._aggregation_frequency, stop)
             self.schedules.after_window(window, epoch_length)
 
+    def close(self) -> None:
+        """Gives optimizers, scalers and schedulers back: a script may use them after training."""
+        for steps in self.steps:
+            steps.close()
+        self.scalers.close()
+        self.schedules.close()
+
     def backward(
         self,
         loss: torch.Tensor,

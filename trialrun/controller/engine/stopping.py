@@ -23,6 +23,11 @@ class StopRequest:
         """Asks to stop at the next boundary."""
         self.from_outside = True
 
+    def clear(self) -> None:
+        """Takes all wishes back: the next attempt in this process begins without any."""
+        self.from_outside = False
+        self._slots = set()
+
     def set_slot(self, slot: int, stop_requested: bool) -> None:
         """Notes what one slot wishes, and takes back nobody else's wish."""
         if stop_requested:

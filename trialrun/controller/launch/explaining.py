@@ -1,0 +1,63 @@
+"""Says in one sentence what has ended an attempt, and where in the user's code."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from trialrun._errors import TrialrunError
+from trialrun.controller.engine.collectives import PeerLostError
+from trialrun.controller.engine.reducers import ReducerError
+from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.launch.failures import Failure, FailureKind
+
+
+def explain(
+    error: BaseException, *, batches: int | None, process: int, user_folder: Path | None
+) -> Failure:
+    """Returns the failure that an exception stands for.
+
+    Args:
+        error: What was raised.
+        batches: Batches completed; None while the trial was set up.
+        process: Where it was raised.
+        user_folder: Where the user's files are: the traceback begins with the first line from
+            there. None: with the first of all.
+    """
+    place = "while the trial was set up" if batches is None else f"at batch {batches}"
+    if isinstance(error, SlotError) and error.__cause__ is not None:
+        place = f"in slot {error.slot} {place}"
+        cause: BaseException = error.__cause__
+    else:
+        cause = error
+    if isinstance(cause, PeerLostError):
+        kind, message, trace = FailureKind.PEER_LOST, str(cause), None
+    elif isinstance(cause, TrialrunError):
+        kind, message, trace = FailureKind.RULE, str(cause), None
+        if batches is not None:
+            message = f"{message} (At batch {batches}.)"
+        if isinstance(cause, ReducerError) and cause.__cause__ is not None:
+            trace = _traceback(cause.__cause__, user_folder)
+    else:
+        kind = FailureKind.USER_CODE
+        message = f"{type(cause).__name__} {place}: {cause}"
+        if isinstance(cause, SystemExit):
+            argument = "" if cause.code is None else repr(cause.code)
+            message = (
+                f"The trial called sys.exit({argument}) {place}. To end it, call "
+                "context.set_stop_requested(True), or raise an exception."
+            )
+        trace = _traceback(cause, user_folder)
+    return Failure(kind=kind, message=message, traceback=trace, process=process)
+
+
+def _traceback(error: BaseException, user_folder: Path | None) -> str:
+    frame = error.__traceback__
+    while (
+        frame is not None
+        and user_folder is not None
+        and user_folder not in Path(frame.tb_frame.f_code.co_filename).parents
+    ):
+        frame = frame.tb_next
+    lines = traceback.format_exception(type(error), error, frame or error.__traceback__)
+    return "".join(lines).rstrip("\n")
