@@ -31,7 +31,7 @@ SIGNATURES = {
         "(optimizer, backward_passes_per_step=1, fp16_compression=None, "
         "average_aggregated_gradients=None)"
     ),
-    "wrap_lr_scheduler": "(scheduler, step_mode, frequency=1)",
+    "wrap_lr_scheduler": "(lr_scheduler, step_mode, frequency=1)",
     "wrap_reducer": "(reducer, name=None, for_training=True, for_validation=True)",
     "wrap_scaler": "(scaler)",
     "backward": "(loss, gradient=None, retain_graph=False, create_graph=False)",

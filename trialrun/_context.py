@@ -138,7 +138,9 @@ class TrialContext(TrialOwner):
         return self._engine.initial_batch
 
     def get_experiment_config(self) -> dict[str, Any]:
-        """Returns a copy of the experiment's configuration: the keys of ``trial.yaml``, complete.
+        """Returns a copy of the experiment's configuration, complete.
+
+        It has the keys of the file that was submitted: those of ``trial.yaml``, or Determined's.
 
         Raises:
             ConfigurationError: This context was made without one.
@@ -148,7 +150,8 @@ class TrialContext(TrialOwner):
                 "This context was made without an experiment's configuration. Submit the trial, or "
                 "read what you need with get_hparam."
             )
-        return copy.deepcopy(dict(self._record.experiment_config))
+        config = self._record.experiment_config
+        return copy.deepcopy(dict(config.get("determined") or config))
 
     def get_data_config(self) -> dict[str, Any]:
         """Returns the configuration's ``data``: what the trial says to itself about its data.
@@ -280,12 +283,12 @@ class TrialContext(TrialOwner):
         return scaler
 
     def wrap_lr_scheduler(
-        self, scheduler: _Scheduler, step_mode: StepMode, frequency: int = 1
+        self, lr_scheduler: _Scheduler, step_mode: StepMode, frequency: int = 1
     ) -> _Scheduler:
         """Puts a learning-rate scheduler under trialrun's care, which then steps it.
 
         Args:
-            scheduler: The scheduler; it is returned itself.
+            lr_scheduler: The scheduler; it is returned itself.
             step_mode: The event that steps it. With ``MANUAL_STEP`` the trial calls its ``step``:
                 in ``train_batch`` every slot calls it, and it steps once for all.
             frequency: Step at every ``frequency``-th event, counted from the trial's start.
@@ -295,8 +298,8 @@ class TrialContext(TrialOwner):
                 not wrapped before, or training has begun.
         """
         self._require_set_up("wrap_lr_scheduler")
-        self._wrapped.add_lr_scheduler(LRScheduler(scheduler, step_mode, frequency))
-        return scheduler
+        self._wrapped.add_lr_scheduler(LRScheduler(lr_scheduler, step_mode, frequency))
+        return lr_scheduler
 
     @overload
     def wrap_reducer(

@@ -64,3 +64,20 @@ class LRScheduler:
         self.scheduler = scheduler
         self.step_mode = step_mode
         self.frequency = frequency
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Calls the scheduler's ``step``."""
+        self.scheduler.step(*args, **kwargs)
+
+    def get_last_lr(self) -> list[Any]:
+        """Returns what the scheduler's ``get_last_lr`` returns: one rate for each group."""
+        rates: list[Any] = self.scheduler.get_last_lr()  # type: ignore[attr-defined]  # torch's have it
+        return rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the scheduler's position."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the position that ``state_dict`` returned."""
+        self.scheduler.load_state_dict(state_dict)

@@ -12,12 +12,16 @@ from trialrun._errors import (
 
 __all__ = [
     "CheckpointNotFound",
+    "CheckpointStateException",
     "InternalException",
     "InvalidCheckpointException",
     "InvalidConfigurationException",
     "InvalidDataTypeException",
     "InvalidExperimentException",
     "InvalidModelException",
+    "MultipleDownloadsFailed",
+    "NoDirectStorageAccess",
+    "ProxiedDownloadFailed",
 ]
 
 InvalidExperimentException = TrialrunError
@@ -27,3 +31,9 @@ InvalidConfigurationException = ConfigurationError
 InternalException = InvalidTrialError
 InvalidCheckpointException = CheckpointError
 CheckpointNotFound = CheckpointError
+CheckpointStateException = CheckpointError
+# Nothing is downloaded here: what a script does when a download fails, it does when a checkpoint
+# cannot be read.
+NoDirectStorageAccess = CheckpointError
+ProxiedDownloadFailed = CheckpointError
+MultipleDownloadsFailed = CheckpointError

@@ -13,14 +13,17 @@ from trialrun._context import TrialContext
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler
 from trialrun._reducers import MetricReducer, Reducer
-from trialrun._trial import Trial
 from trialrun._units import Batch, Epoch, Unit
 from trialrun.compat.determined._callback import PyTorchCallback
 from trialrun.compat.determined._data import DataLoader, adapt_batch_sampler
+from trialrun.compat.determined._load_context import CheckpointLoadContext
 from trialrun.compat.determined._loading import load_trial_from_checkpoint_path
+from trialrun.compat.determined._trainer import Trainer, init
+from trialrun.compat.determined._trial import PyTorchTrial
 
 __all__ = [
     "Batch",
+    "CheckpointLoadContext",
     "DataLoader",
     "Epoch",
     "LRScheduler",
@@ -32,8 +35,10 @@ __all__ = [
     "Reducer",
     "TorchData",
     "TrainUnit",
+    "Trainer",
     "adapt_batch_sampler",
     "data_length",
+    "init",
     "load_trial_from_checkpoint_path",
     "samplers",
     "to_device",
@@ -44,7 +49,3 @@ PyTorchExperimentalContext = Experimental
 TrainUnit: TypeAlias = Unit
 TorchData: TypeAlias = dict[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor
 """What most batches are."""
-
-
-class PyTorchTrial(Trial):
-    """A trial; ``trialrun.Trial`` under the name that Determined's users know."""

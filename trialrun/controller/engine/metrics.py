@@ -46,6 +46,8 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
         )
     scalars: Scalars = {}
     for name, value in returned.items():
+        if isinstance(value, list | tuple) and len(value) == 1:
+            (value,) = value  # such as a scheduler's get_last_lr()
         if not isinstance(name, str):
             raise InvalidMetricError(
                 f"{source} returned a metric named {name!r}, a {type(name).__name__}. Metric names "

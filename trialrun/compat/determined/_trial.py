@@ -1,0 +1,72 @@
+"""``PyTorchTrial``: a trial that may also be made in the ways that Determined's users know."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import weakref
+from typing import Any
+
+from trialrun._context import TrialContext
+from trialrun._errors import InvalidTrialError
+from trialrun._trial import Trial
+
+__all__ = ["PyTorchTrial"]
+
+_HPARAMS = "hparams"
+
+_newest: weakref.ref[TrialContext] | None = None
+
+
+def newest_context(asker: str) -> TrialContext:
+    """Returns the context with which a ``PyTorchTrial`` was made last in this process.
+
+    Args:
+        asker: The class that is told no context when it is made, for the error.
+
+    Raises:
+        InvalidTrialError: None was made, or its context is gone.
+    """
+    context = None if _newest is None else _newest()
+    if context is None:
+        raise InvalidTrialError(
+            f"{asker} belongs to the PyTorchTrial that is being trained, and there is none. Make "
+            "it in the trial's __init__ or later."
+        )
+    return context
+
+
+class _Made(abc.ABCMeta):
+    """Looks at how a trial is made, before it is."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        global _newest
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, TrialContext):
+                # Where it was in Determined's earlier years, and in many files still is.
+                value.experimental.wrap_reducer = value.wrap_reducer  # type: ignore[attr-defined]
+                _newest = weakref.ref(value)
+                if _lacks_hparams(cls, args, kwargs):
+                    kwargs[_HPARAMS] = value.get_hparams()
+                break
+        return super().__call__(*args, **kwargs)
+
+
+class PyTorchTrial(Trial, metaclass=_Made):
+    """A ``trialrun.Trial`` under the name that Determined's users know.
+
+    A constructor that requires ``hparams`` besides the context, as scripts for Determined's
+    ``Trainer`` often have it, gets ``context.get_hparams()`` where it is called without: so
+    ``trialrun submit`` trains the trial of such a script too.
+    """
+
+
+def _lacks_hparams(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    signature = inspect.signature(cls)
+    parameter = signature.parameters.get(_HPARAMS)
+    if parameter is None or parameter.default is not inspect.Parameter.empty:
+        return False
+    try:
+        return _HPARAMS not in signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return False  # Python says what is wrong when the constructor is called

@@ -1,0 +1,1 @@
+"""The place of ``determined.tensorboard.metric_writers``."""
