@@ -303,6 +303,17 @@ def test_a_trial_knows_its_experiment() -> None:
     assert context.get_experiment_config() == config
 
 
+def test_a_configuration_has_the_keys_that_were_submitted() -> None:
+    determined = {"resources": {"slots_per_trial": 4}, "data": {"folder": "corpus"}}
+    context = recorded({"slots": 4, "data": {"folder": "corpus"}, "determined": determined})
+    assert context.get_experiment_config() == determined
+    context.get_experiment_config()["data"]["folder"] = "other"
+    assert context.get_data_config() == {"folder": "corpus"}
+    # One of trialrun's own.
+    own = {"slots": 4, "data": {}, "determined": {}}
+    assert recorded(own).get_experiment_config() == own
+
+
 @pytest.mark.parametrize("config", [{}, {"data": None}, {"data": {}}])
 def test_a_configuration_may_say_nothing_of_data(config: dict[str, Any]) -> None:
     assert recorded(config).get_data_config() == {}

@@ -11,6 +11,7 @@ import pytest
 import trialrun
 import trialrun.compat.determined as det
 from trialrun.compat.determined import pytorch
+from trialrun.compat.determined.tensorboard.metric_writers import pytorch as metric_writers
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.determined_config.keys import BY_NAME, KEYS
 
@@ -69,6 +70,8 @@ def names() -> dict[str, list[str]]:
 def test_every_name_of_determined_is_in_the_table_and_in_the_package() -> None:
     given = {f"pytorch.{name}" for name in pytorch.__all__}
     given |= {f"det.{name}" for name in det.__all__ if name != "pytorch"}
+    given.add(f"{metric_writers.__name__.replace(det.__name__, 'det')}.TorchWriter")
+    assert metric_writers.__all__ == ["TorchWriter"]
     assert set(names()) == given
 
 

@@ -21,6 +21,21 @@ def test_a_scheduler_keeps_its_step_mode_and_frequency(scheduler: Any) -> None:
     assert LRScheduler(scheduler, StepMode.MANUAL_STEP).frequency == 1
 
 
+def test_a_wrapped_scheduler_answers_as_the_scheduler_does(scheduler: Any) -> None:
+    wrapped = LRScheduler(scheduler, StepMode.MANUAL_STEP)
+    scheduler.optimizer.step()
+    wrapped.step()
+    assert wrapped.get_last_lr() == scheduler.get_last_lr() == [0.5]
+    state = wrapped.state_dict()
+    assert state == scheduler.state_dict()
+    wrapped.step()
+    wrapped.step()
+    assert wrapped.get_last_lr() == [0.125]
+    wrapped.load_state_dict(state)
+    assert scheduler.last_epoch == 1
+    assert wrapped.get_last_lr() == [0.5]
+
+
 @pytest.mark.parametrize("mode", ["epoch", None, 1])
 def test_an_unknown_step_mode_is_answered_with_all_known_ones(scheduler: Any, mode: Any) -> None:
     with pytest.raises(InvalidTrialError) as caught:

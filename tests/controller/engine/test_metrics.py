@@ -70,6 +70,13 @@ def test_one_tensor_from_train_batch_is_the_loss() -> None:
     )
 
 
+def test_a_sequence_of_one_number_is_that_number() -> None:
+    returned = {"lr": [0.25], "loss": (torch.tensor([2.0]),), "step": [np.int64(3)]}
+    assert to_floats([check_scalars(returned, "train_batch")]) == [
+        {"lr": 0.25, "loss": 2.0, "step": 3.0}
+    ]
+
+
 def test_rows_keep_their_own_values_and_order() -> None:
     rows = [
         {"a": torch.tensor(1.0), "b": torch.tensor(2.0, dtype=torch.float64), "c": 3.0},
@@ -103,6 +110,9 @@ def test_metric_names_are_strings() -> None:
         ("0.5", "a str ('0.5')"),
         (None, "a NoneType (None)"),
         (1j, "a complex (1j)"),
+        ([0.1, 0.2], "a list ([0.1, 0.2])"),
+        ([], "a list ([])"),
+        (["0.5"], "a str ('0.5')"),
     ],
 )
 def test_what_is_no_number_is_described(value: Any, described: str) -> None:

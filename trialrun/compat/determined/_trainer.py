@@ -115,7 +115,8 @@ class Trainer(fitting.Trainer):
             validation_period: How often the validation data is evaluated. None: only at the end.
             max_length: When the trial is complete. None: as ``exp_conf`` says.
             reporting_period: How often training metrics are reported.
-            checkpoint_policy: Which validations are followed by a checkpoint.
+            checkpoint_policy: Which validations are followed by a checkpoint. ``best`` is ``all``
+                where no ``exp_conf`` names the metric to judge by.
             latest_checkpoint: Where to go on, as for ``trialrun.Trainer.fit``.
             step_zero_validation: Whether to validate before the first batch.
             test_mode: Whether to rehearse only.
@@ -135,11 +136,17 @@ class Trainer(fitting.Trainer):
             validation_period=validation_period,
             max_length=max_length,
             reporting_period=reporting_period,
-            checkpoint_policy=checkpoint_policy,
+            checkpoint_policy=self._policy(checkpoint_policy),
             latest_checkpoint=latest_checkpoint,
             step_zero_validation=step_zero_validation,
             test_mode=test_mode,
         )
+
+    def _policy(
+        self, policy: CheckpointPolicy | str | AsConfigured
+    ) -> CheckpointPolicy | str | AsConfigured:
+        names_metric = "searcher" in self._surroundings.config_data
+        return "all" if policy == "best" and not names_metric else policy
 
     def configure_profiler(self, *args: Any, **kwargs: Any) -> None:
         """Is answered with a warning, as there is no profiler of machines."""

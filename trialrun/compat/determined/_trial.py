@@ -62,11 +62,12 @@ class PyTorchTrial(Trial, metaclass=_Made):
 
 
 def _lacks_hparams(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    signature = inspect.signature(cls)
+    # The class itself has the signature of _Made.__call__.
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
     parameter = signature.parameters.get(_HPARAMS)
     if parameter is None or parameter.default is not inspect.Parameter.empty:
         return False
     try:
-        return _HPARAMS not in signature.bind_partial(*args, **kwargs).arguments
+        return _HPARAMS not in signature.bind_partial(None, *args, **kwargs).arguments
     except TypeError:
         return False  # Python says what is wrong when the constructor is called
