@@ -225,3 +225,42 @@ def test_a_trial_can_be_made_to_be_looked_at() -> None:
 def test_every_error_of_theirs_can_be_caught(name: str) -> None:
     assert issubclass(getattr(det.errors, name), Exception)
     assert name in det.errors.__all__
+
+
+# Steps outside of train_batch.
+
+PROBING = """
+import torch
+from trials.linear import Linear
+from trialrun.compat.determined import pytorch
+
+
+class Probe(pytorch.PyTorchCallback):
+    def __init__(self, trial):
+        self.trial = trial
+
+    def on_validation_epoch_start(self):
+        trial = self.trial
+        ones = torch.ones(2, 3, dtype=torch.float64)
+        with torch.enable_grad():
+            loss = trial.loss((ones, ones[:, :1]))
+            trial.context.backward(loss)
+            trial.context.step_optimizer(trial.optimizer)
+
+
+class Probing(Linear, pytorch.PyTorchTrial):
+    def build_callbacks(self):
+        return {"probe": Probe(self)}
+"""
+
+
+def test_a_step_in_a_callback_is_refused_where_slots_would_have_to_meet(tmp_path: Path) -> None:
+    path = write_trial(tmp_path, PROBING)
+    with pytest.raises(InvalidTrialError) as caught:
+        run_session(make_spec(path, max_length="2ba", slots=2), tmp_path / "two")
+    assert str(caught.value) == (
+        "step_optimizer was called outside of train_batch, where the 2 slots do not take steps "
+        "together. Call it in train_batch; for something that is trained elsewhere, such as a "
+        "probe in a callback, step an optimizer that is not wrapped."
+    )
+    run_session(make_spec(path, max_length="2ba", slots=1), tmp_path / "one")

@@ -14,6 +14,7 @@ from process_launch import Job, Launcher
 from support import Run, make_spec, resume, run_session
 
 import trialrun
+from trialrun.controller.determined_config import is_determined, read_determined_config
 from trialrun.controller.engine.session import TrialSpec
 
 ROOT = Path(trialrun.__file__).parents[1]
@@ -29,10 +30,21 @@ STOPPED_AT = 4
 NUM_BATCHES_TO_LEARN = 30
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    """Returns an example's configuration; one that is Determined's in trialrun's keys."""
+    path = folder / "trial.yaml"
+    if path.exists():
+        config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return config
+    data = yaml.safe_load((folder / "const.yaml").read_text(encoding="utf-8"))
+    assert is_determined(data)
+    return read_determined_config(data, {}).config.to_json()
+
+
 def spec_of(example: str, **overrides: Any) -> TrialSpec:
     """Returns the example with its own configuration but for 2 slots and what is overridden."""
     folder = ROOT / "examples" / example
-    config = yaml.safe_load((folder / "trial.yaml").read_text(encoding="utf-8"))
+    config = config_of(folder)
     quiet = {"checkpoint_policy": "none", "checkpoint_period": None, "validation_period": None}
     return make_spec(folder / "trial.py", **{**config, **quiet, "slots": 2, **overrides})
 
@@ -70,7 +82,7 @@ def resumed_on_two_processes(
 
 def test_readme_has_a_row_for_each_example() -> None:
     assert sorted(COMMANDS) == EXAMPLES
-    assert {"char_gpt", "digits", "gan", "lstm"} <= set(EXAMPLES)
+    assert {"char_gpt", "determined_style", "digits", "gan", "lstm"} <= set(EXAMPLES)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -78,9 +90,8 @@ def test_documented_command_passes_its_rehearsal_on_two_processes(
     example: str, tmp_path: Path
 ) -> None:
     arguments = shlex.split(COMMANDS[example])[1:]
-    path = f"examples/{example}/trial.py"
-    assert path in arguments
-    arguments[arguments.index(path)] = str(ROOT / path)
+    assert f"examples/{example}/trial.py" in arguments
+    arguments = [str(ROOT / a) if a.startswith("examples/") else a for a in arguments]
     result = Workplace(tmp_path / "work").run(*arguments, "--processes", "2", "--test-mode")
     assert result.code == 0, result.err
     assert "2 processes went well: training, validation, a checkpoint, and a restore" in result.out

@@ -340,6 +340,13 @@ class Execution(Engine):
             raise InvalidTrialError(
                 "step_optimizer was called before training began. Call it in train_batch."
             )
+        if self._num_slots > 1 and not self._exchange.thread.is_in_train_batch:
+            raise InvalidTrialError(
+                f"step_optimizer was called outside of train_batch, where the {self._num_slots} "
+                "slots do not take steps together. Call it in train_batch; for something that is "
+                "trained elsewhere, such as a probe in a callback, step an optimizer that is not "
+                "wrapped."
+            )
         request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
         return self.stepping.step_optimizer(optimizer, request)
 
