@@ -26,7 +26,9 @@ COMMANDS = dict(
 """The command of each row of the table, by the example's name."""
 
 NUM_BATCHES = 6
-STOPPED_AT = 4
+STOP_HEARD_AT = 4
+STOPPED_AT = (4, 5)
+"""A stop is agreed on one batch ahead; at once where a callback may ask for it."""
 NUM_BATCHES_TO_LEARN = 30
 
 
@@ -58,7 +60,7 @@ def short_spec(example: str) -> TrialSpec:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Each example, stopped in the middle of a short run in this process."""
-    stop = ("progress", STOPPED_AT - 1)  # a stop is agreed on one batch ahead
+    stop = ("progress", STOP_HEARD_AT)
     return {
         example: run_session(
             short_spec(example), tmp_path_factory.mktemp(f"{example}-stopped"), stop_upon=stop
@@ -106,7 +108,8 @@ def test_run_that_was_stopped_ends_like_a_straight_one(
 ) -> None:
     straight = run_session(short_spec(example), tmp_path / "straight")
     first_half = stopped[example]
-    assert (first_half.batches, straight.batches) == (STOPPED_AT, NUM_BATCHES)
+    assert straight.batches == NUM_BATCHES
+    assert first_half.batches in STOPPED_AT
     assert first_half.digest != straight.digest
 
     second_half = run_session(resume(short_spec(example), first_half), tmp_path / "resumed")
