@@ -146,6 +146,7 @@ def test_wrapping_returns_the_same_objects(context: TrialContext) -> None:
     [
         ("wrap_model", "torch.nn.Module"),
         ("wrap_optimizer", "torch.optim.Optimizer"),
+        ("wrap_scaler", "torch.amp.GradScaler"),
     ],
 )
 def test_wrapping_something_else_is_refused(context: TrialContext, method: str, takes: str) -> None:
@@ -170,6 +171,15 @@ def test_each_object_is_wrapped_once(context: TrialContext) -> None:
     assert message(lambda: context.wrap_reducer(reducer, "other")) == (
         "wrap_reducer got the same NoMetric twice, as 'NoMetric' and as 'other'. Wrap each object "
         "once."
+    )
+
+
+@pytest.mark.parametrize("passes", [0, 1.0, True, "2"])
+def test_backward_passes_are_counted_in_whole_numbers(context: TrialContext, passes: Any) -> None:
+    optimizer = sgd(nn.Linear(2, 1))
+    assert message(lambda: context.wrap_optimizer(optimizer, passes)) == (
+        f"backward_passes_per_step={passes!r} is not a whole number of at least 1. Leave it out: "
+        "the gradients of any number of backward passes are added up."
     )
 
 
@@ -204,7 +214,7 @@ def test_a_scheduler_of_ones_own_needs_an_optimizer_only_to_follow_one(
 
 
 @pytest.mark.parametrize(
-    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_reducer"]
+    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_reducer", "wrap_scaler"]
 )
 def test_nothing_is_wrapped_after_training_began(
     context: TrialContext, engine: FakeEngine, method: str
@@ -223,9 +233,12 @@ def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngi
     loss, optimizer = torch.zeros(1), sgd(nn.Linear(1, 1))
     context.backward(loss, retain_graph=True)
     context.step_optimizer(optimizer, clip_grads=sum, auto_zero_grads=False)
+    scaler = torch.amp.GradScaler("cpu")
+    context.step_optimizer(optimizer, scaler=scaler, closure=print)
     assert engine.calls == [
         ("backward", loss, None, True, False),
-        ("step_optimizer", optimizer, sum, False),
+        ("step_optimizer", optimizer, sum, False, None, None),
+        ("step_optimizer", optimizer, None, True, scaler, print),
     ]
     context.set_stop_requested(True)
     assert context.get_stop_requested()

@@ -73,8 +73,8 @@ ATTRIBUTES = [
     "distributed.cross_size",
 ]
 
-ADDED = {"step_optimizer": ["closure"]}
-"""Arguments, each with a default, that a method has besides."""
+ADDED = {"step_optimizer": ["closure"], "wrap_reducer": ["options"]}
+"""Arguments that a method has besides, and that may be left out."""
 
 PENDING = {"wrap_optimizer", "wrap_scaler", "step_optimizer", "experimental.use_amp"}
 """Methods that are still to come, or still to take all arguments."""

@@ -14,7 +14,7 @@ from trialrun._adapted_reducers import FunctionReducer
 from trialrun._batch_size import check_global_batch_size
 from trialrun._construction import Construction, TrialOwner
 from trialrun._distributed import Distributed
-from trialrun._engine import ClipGrads, Engine
+from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
@@ -22,7 +22,7 @@ from trialrun._profiling import make_profiler
 from trialrun._reducers import MetricReducer
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
-from trialrun._wrapped import Wrapped, WrappedReducer
+from trialrun._wrapped import AutomaticAmp, Wrapped, WrappedOptimizer, WrappedReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 _Scheduler = TypeVar("_Scheduler", bound=SupportsStep)
+_Scaler = TypeVar("_Scaler", bound=torch.amp.GradScaler)
 # A metric of torchmetrics is a module.
 _Reducing = TypeVar("_Reducing", bound=MetricReducer | torch.nn.Module)
 
@@ -75,7 +76,7 @@ class TrialContext(TrialOwner):
     ) -> None:
         self.device = device
         self.num_slots = num_slots
-        self.experimental = Experimental()
+        self.experimental = Experimental(device=device, set_amp=self._set_amp)
         self.distributed = Distributed(engine, num_slots)
         self.profiler = None
         self._hyperparameters = dict(hyperparameters)
@@ -176,7 +177,22 @@ class TrialContext(TrialOwner):
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The wrapped optimizers, in the order of wrapping."""
+        return [wrapped.optimizer for wrapped in self._wrapped.optimizers]
+
+    @property
+    def wrapped_optimizers(self) -> list[WrappedOptimizer]:
+        """The wrapped optimizers with how their gradients are averaged."""
         return self._wrapped.optimizers
+
+    @property
+    def scalers(self) -> list[torch.amp.GradScaler]:
+        """The wrapped gradient scalers, in the order of wrapping; that of ``use_amp`` is one."""
+        return self._wrapped.scalers
+
+    @property
+    def amp(self) -> AutomaticAmp | None:
+        """What ``experimental.use_amp`` was asked for; None without automatic mixed precision."""
+        return self._wrapped.amp
 
     @property
     def lr_schedulers(self) -> list[LRScheduler]:
@@ -201,15 +217,67 @@ class TrialContext(TrialOwner):
         self._wrapped.add_model(model)
         return model.to(self.device)
 
-    def wrap_optimizer(self, optimizer: _Optimizer) -> _Optimizer:
+    def wrap_optimizer(
+        self,
+        optimizer: _Optimizer,
+        backward_passes_per_step: int = 1,
+        fp16_compression: bool | None = None,
+        average_aggregated_gradients: bool | None = None,
+        *,
+        allow_shared_parameters: bool = False,
+    ) -> _Optimizer:
         """Puts an optimizer under trialrun's care; ``step_optimizer`` then takes its steps.
 
+        The gradients of all ``backward`` passes of a slot since its last step are added up, as in
+        any loop. At a step their sum over slots is divided by the number of slots and, with
+        ``average_aggregated_gradients``, by the batches of the aggregation window; never by
+        backward passes.
+
+        Args:
+            optimizer: The optimizer; it is returned itself.
+            backward_passes_per_step: Changes nothing: any number of passes is added up. It is
+                here for trials written for Determined, where Horovod must know it.
+            fp16_compression: True is answered with a warning: gradients travel in their own type,
+                or the number of processes would change the result.
+            average_aggregated_gradients: False divides by the number of slots alone. None is True.
+            allow_shared_parameters: Whether another wrapped optimizer may have some of its
+                parameters: the step of either then moves them, and clears their gradients.
+
         Raises:
-            InvalidTrialError: It is no optimizer, was wrapped already, or training has begun.
+            InvalidTrialError: It is no optimizer, was wrapped already, an argument is wrong, or
+                training has begun.
         """
         self._require_set_up("wrap_optimizer")
-        self._wrapped.add_optimizer(optimizer)
+        self._wrapped.add_optimizer(
+            WrappedOptimizer(
+                optimizer=optimizer,
+                average_aggregated_gradients=average_aggregated_gradients is not False,
+                allow_shared_parameters=allow_shared_parameters,
+                backward_passes_per_step=backward_passes_per_step,
+                fp16_compression=bool(fp16_compression),
+            )
+        )
         return optimizer
+
+    def wrap_scaler(self, scaler: _Scaler) -> _Scaler:
+        """Puts a gradient scaler under trialrun's care: checkpoints hold it, metrics report it.
+
+        ``train_batch`` then scales its loss with ``context.backward(scaler.scale(loss))``, passes
+        the scaler to ``context.step_optimizer(optimizer, scaler=scaler)``, and calls
+        ``scaler.update()`` after the last step, in every slot: all slots wait for each other
+        there, and the scale is updated once. Within an aggregation window ``update`` returns at
+        once, as ``step_optimizer`` does.
+
+        Args:
+            scaler: The scaler; it is returned itself. It may be disabled.
+
+        Raises:
+            InvalidTrialError: It is no ``torch.amp.GradScaler``, was wrapped already, ``use_amp``
+                was called, or training has begun.
+        """
+        self._require_set_up("wrap_scaler")
+        self._wrapped.add_scaler(scaler)
+        return scaler
 
     def wrap_lr_scheduler(
         self, scheduler: _Scheduler, step_mode: StepMode, frequency: int = 1
@@ -218,7 +286,8 @@ class TrialContext(TrialOwner):
 
         Args:
             scheduler: The scheduler; it is returned itself.
-            step_mode: The event that steps it.
+            step_mode: The event that steps it. With ``MANUAL_STEP`` the trial calls its ``step``:
+                in ``train_batch`` every slot calls it, and it steps once for all.
             frequency: Step at every ``frequency``-th event, counted from the trial's start.
 
         Raises:
@@ -305,7 +374,10 @@ class TrialContext(TrialOwner):
         retain_graph: bool = False,
         create_graph: bool = False,
     ) -> None:
-        """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs."""
+        """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs.
+
+        After ``use_amp`` with a scaler it scales the loss.
+        """
         self._engine.backward(loss, gradient, retain_graph, create_graph)
 
     def step_optimizer(
@@ -313,25 +385,39 @@ class TrialContext(TrialOwner):
         optimizer: torch.optim.Optimizer,
         clip_grads: ClipGrads | None = None,
         auto_zero_grads: bool = True,
-    ) -> None:
+        scaler: torch.amp.GradScaler | None = None,
+        closure: Closure | None = None,
+    ) -> Any:
         """Takes one step with the gradients of all slots.
 
         At the last batch of an aggregation window: the slots' gradients of this optimizer's
         parameters are added in one fixed order and averaged over slots and window; then come
-        ``clip_grads``, the step, schedulers that follow it, and zeroing. At other batches of the
-        window it returns at once. Every slot calls it equally often in a batch.
+        unscaling, ``clip_grads``, the step, schedulers that follow it, and zeroing. A scaler that
+        finds infinities or NaN skips the step, on all slots, and the schedulers with it. At other
+        batches of the window it returns at once. Every slot calls it equally often in a batch.
 
         Args:
             optimizer: A wrapped optimizer.
             clip_grads: Called with the optimizer's parameters to change their averaged gradients
                 in place, such as ``lambda ps: torch.nn.utils.clip_grad_norm_(ps, 1.0)``.
             auto_zero_grads: Whether gradients are cleared after the step.
+            scaler: The wrapped scaler that has scaled the loss. After ``use_amp`` its own takes
+                part without being passed.
+            closure: Computes the loss, calls ``backward`` and returns the loss; LBFGS needs one.
+                Each time that the optimizer evaluates it every slot evaluates its own, beginning
+                with cleared gradients; the optimizer sees the averaged gradients, after
+                ``clip_grads``, and the mean of the losses.
+
+        Returns:
+            What the optimizer's own ``step`` returned: with a closure usually the loss of its
+            first evaluation, averaged over slots; else None.
 
         Raises:
-            InvalidTrialError: The optimizer was not wrapped; zeroing is off within an aggregation
-                window; or some slots called this and others did not.
+            InvalidTrialError: The optimizer or scaler was not wrapped; zeroing is off, or a closure
+                is given, within an aggregation window; a closure is given with a scaler, or is
+                missing; or some slots called this and others did not.
         """
-        self._engine.step_optimizer(optimizer, clip_grads, auto_zero_grads)
+        return self._engine.step_optimizer(optimizer, clip_grads, auto_zero_grads, scaler, closure)
 
     def to_device(self, data: Any) -> Any:
         """Returns the data with every tensor in it, however deep, on this process's device.
@@ -451,6 +537,10 @@ class TrialContext(TrialOwner):
     def get_stop_requested(self) -> bool:
         """Returns whether a slot of this process asked for the trial to stop."""
         return self._engine.get_stop_requested()
+
+    def _set_amp(self, amp: AutomaticAmp) -> None:
+        self._require_set_up("use_amp")
+        self._wrapped.set_amp(amp)
 
     def _require_set_up(self, method: str) -> None:
         if self._engine.is_training:

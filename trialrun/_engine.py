@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ClipGrads = Callable[[Iterable["torch.nn.Parameter"]], object]
 """Changes gradients in place: gets the parameters, whose gradients are summed and averaged."""
 
+Closure = Callable[[], Any]
+"""Computes a loss and its gradients, and returns the loss."""
+
 
 class Engine(abc.ABC):
     """Executes the slots of a trial and keeps its clock."""
@@ -66,8 +69,10 @@ class Engine(abc.ABC):
         optimizer: torch.optim.Optimizer,
         clip_grads: ClipGrads | None,
         auto_zero_grads: bool,
-    ) -> None:
-        """Sums the slots' gradients, averages, clips, steps and zeroes, once for all slots."""
+        scaler: torch.amp.GradScaler | None,
+        closure: Closure | None,
+    ) -> Any:
+        """Sums the slots' gradients, averages, unscales, clips, steps and zeroes, once for all."""
 
     @abc.abstractmethod
     def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:

@@ -1,10 +1,26 @@
-"""What a trial may switch off at its own risk."""
+"""What a trial may switch on or off at its own risk."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from trialrun._amp import new_automatic_amp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from trialrun._wrapped import AutomaticAmp
+
 
 class Experimental:
-    """Switches that weaken a promise; ``context.experimental``."""
+    """Switches that weaken a promise or change the arithmetic; ``context.experimental``.
+
+    Args:
+        device: Where this process computes.
+        set_amp: Takes what ``use_amp`` was asked for.
+    """
 
     allows_any_loader: bool
     """Whether the trial may return loaders that trialrun does not build."""
@@ -12,9 +28,11 @@ class Experimental:
     moves_batches: bool
     """Whether trialrun moves batches to the device before the trial gets them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: torch.device, set_amp: Callable[[AutomaticAmp], None]) -> None:
         self.allows_any_loader = False
         self.moves_batches = True
+        self._device = device
+        self._set_amp = set_amp
 
     def disable_dataset_reproducibility_checks(self) -> None:
         """Lets the ``build`` methods return any loader, for data that can only be streamed.
@@ -32,3 +50,25 @@ class Experimental:
         The trial then moves what it needs itself, with ``context.to_device`` for instance.
         """
         self.moves_batches = False
+
+    def use_amp(
+        self,
+        dtype: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Trains with automatic mixed precision, without a change to ``train_batch``.
+
+        ``train_batch`` and ``evaluate_batch`` run under ``torch.autocast``. With float16 a scaler
+        takes part: ``context.backward`` scales the loss, ``context.step_optimizer`` unscales the
+        summed gradients, and the scale is updated at the end of each aggregation window.
+
+        Args:
+            dtype: ``torch.float16`` or ``torch.bfloat16``. None: float16 on CUDA, bfloat16 on the
+                CPU.
+            scaler: A scaler with other settings than ``torch.amp.GradScaler`` has by itself.
+
+        Raises:
+            InvalidTrialError: The type is another, it was called twice or beside ``wrap_scaler``,
+                or training has begun.
+        """
+        self._set_amp(new_automatic_amp(self._device, dtype, scaler))

@@ -18,7 +18,7 @@ class StepMode(enum.Enum):
     STEP_EVERY_OPTIMIZER_STEP = "optimizer_step"
     """After every ``frequency``-th step of the scheduler's optimizer."""
     MANUAL_STEP = "manual"
-    """Never by trialrun. ``train_batch`` runs once for each slot, so it is no place to step it."""
+    """By the trial: in ``train_batch`` every slot calls ``step()``, and it steps once for all."""
 
 
 _StepMode: TypeAlias = StepMode

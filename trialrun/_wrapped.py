@@ -34,6 +34,38 @@ class WrappedReducer:
         return type(self.reducer).__name__
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WrappedOptimizer:
+    """An optimizer with how its gradients are averaged.
+
+    Args:
+        optimizer: The optimizer.
+        average_aggregated_gradients: Whether the sum is divided by the batches of a window too.
+        allow_shared_parameters: Whether another optimizer may have some of its parameters.
+        backward_passes_per_step: What the trial says; any number is added up.
+        fp16_compression: What the trial asks for, and does not get.
+    """
+
+    optimizer: torch.optim.Optimizer
+    average_aggregated_gradients: bool = True
+    allow_shared_parameters: bool = False
+    backward_passes_per_step: int = 1
+    fp16_compression: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class AutomaticAmp:
+    """What ``use_amp`` was asked for.
+
+    Args:
+        dtype: What autocast computes in.
+        scaler: Scales every loss; None where the type needs none.
+    """
+
+    dtype: torch.dtype
+    scaler: torch.amp.GradScaler | None
+
+
 class Wrapped:
     """The objects that a trial has wrapped, each kind in the order of wrapping.
 
@@ -42,13 +74,17 @@ class Wrapped:
     """
 
     models: list[torch.nn.Module]
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[WrappedOptimizer]
+    scalers: list[torch.amp.GradScaler]
+    amp: AutomaticAmp | None
     lr_schedulers: list[LRScheduler]
     reducers: list[WrappedReducer]
 
     def __init__(self) -> None:
         self.models = []
         self.optimizers = []
+        self.scalers = []
+        self.amp = None
         self.lr_schedulers = []
         self.reducers = []
 
@@ -61,15 +97,49 @@ class Wrapped:
         _require_new(model, self.models, "wrap_model")
         self.models.append(model)
 
-    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keeps an optimizer."""
+    def add_optimizer(self, wrapped: WrappedOptimizer) -> None:
+        """Keeps an optimizer with how its gradients are averaged."""
+        optimizer = wrapped.optimizer
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InvalidTrialError(
                 f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
                 "torch.optim.Optimizer."
             )
-        _require_new(optimizer, self.optimizers, "wrap_optimizer")
-        self.optimizers.append(optimizer)
+        passes = wrapped.backward_passes_per_step
+        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+            raise InvalidTrialError(
+                f"backward_passes_per_step={passes!r} is not a whole number of at least 1. Leave "
+                "it out: the gradients of any number of backward passes are added up."
+            )
+        _require_new(optimizer, [o.optimizer for o in self.optimizers], "wrap_optimizer")
+        self.optimizers.append(wrapped)
+
+    def add_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """Keeps a gradient scaler."""
+        if not isinstance(scaler, torch.amp.GradScaler):
+            raise InvalidTrialError(
+                f"wrap_scaler got a {type(scaler).__name__}; it takes a torch.amp.GradScaler."
+            )
+        if self.amp is not None:
+            raise InvalidTrialError(
+                "wrap_scaler was called after use_amp, which has a scaler of its own where its "
+                "type needs one. Use one of the two; use_amp(dtype, scaler=...) takes yours."
+            )
+        _require_new(scaler, self.scalers, "wrap_scaler")
+        self.scalers.append(scaler)
+
+    def set_amp(self, amp: AutomaticAmp) -> None:
+        """Keeps what ``use_amp`` was asked for; its scaler is the only one."""
+        if self.amp is not None:
+            raise InvalidTrialError("use_amp was called twice. Call it once in __init__.")
+        if self.scalers:
+            raise InvalidTrialError(
+                "use_amp was called after wrap_scaler, but has a scaler of its own where its type "
+                "needs one. Use one of the two; use_amp(dtype, scaler=...) takes yours."
+            )
+        if amp.scaler is not None:
+            self.add_scaler(amp.scaler)
+        self.amp = amp
 
     def add_lr_scheduler(self, wrapped: LRScheduler) -> None:
         """Keeps a scheduler with its step mode."""
@@ -78,11 +148,11 @@ class Wrapped:
             if step_mode is not StepMode.MANUAL_STEP:
                 raise InvalidTrialError(
                     f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
-                    "Use a scheduler that follows batches or epochs."
+                    "Wrap it with StepMode.MANUAL_STEP and call its step(metric) yourself."
                 )
         _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
         optimizer = getattr(scheduler, "optimizer", None)
-        known = any(optimizer is candidate for candidate in self.optimizers)
+        known = any(optimizer is known.optimizer for known in self.optimizers)
         if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
             raise InvalidTrialError(
                 f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "

@@ -63,6 +63,10 @@ class DigitsTrial(Trial):
             "accuracy": (predicted == labels).float().mean(),
         }
 
+    def predict_batch(self, batch, batch_idx):
+        images, _ = batch
+        return self.model(images).softmax(dim=1)
+
 
 class ConfusionMatrix(MetricReducer):
     """Counts (true class, predicted class) pairs over all slots; reports each class's accuracy."""

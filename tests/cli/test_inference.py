@@ -61,8 +61,8 @@ def test_a_warm_start_says_what_it_took(
     _, result = warm
     source = straight[0].checkpoints()[0]
     assert result.lines[3] == (
-        f"Start: at batch 0, weights of checkpoint {source.uuid}, at its batch 60; its optimizer, "
-        "clock, randomness and callbacks are not taken"
+        f"Start: at batch 0, weights of checkpoint {source.uuid}, at its batch 60; not taken: its "
+        "optimizer, clock, randomness, callbacks and own state"
     )
     # It goes on from what was learned.
     cold, after = straight[0].metrics(), warm[0].metrics()

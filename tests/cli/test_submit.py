@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 import trialrun
 
@@ -79,6 +81,22 @@ def test_last_lines_say_where_the_checkpoints_are(digits: tuple[Workplace, Resul
         f"Best checkpoint (accuracy {(best.metrics or {})['accuracy']:.6g}): {best.path}"
     )
     assert (Path(newest.path) / "model.safetensors").is_file()
+
+
+def test_the_example_predicts_what_it_evaluated(
+    digits: tuple[Workplace, Result], tmp_path: Path
+) -> None:
+    place, _ = digits
+    found = place.invoke("evaluate", "1", "--checkpoint", "latest", "--json").json
+    assert found["metrics"] == place.metrics()[-1][2]
+    output = str(tmp_path / "out")
+    arguments = ("--checkpoint", "latest", "--format", "safetensors")
+    place.invoke("predict", "1", "--output", output, *arguments)
+    rows = load_file(tmp_path / "out" / "predictions-00000.safetensors")
+    assert rows["record"].tolist() == list(range(359))
+    labels = runpy.run_path(str(DIGITS))["load_data"]()[1].tensors[1]
+    share = (rows["prediction"].argmax(dim=1) == labels).double().mean().item()
+    assert share == pytest.approx(found["metrics"]["accuracy"], abs=1e-6)
 
 
 def test_no_process_of_a_finished_run_is_left(digits: tuple[Workplace, Result]) -> None:

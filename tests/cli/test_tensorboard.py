@@ -8,7 +8,7 @@ from pathlib import Path
 
 from event_files import num_events, rounded, scalars
 
-from .workplace import TRIAL, Workplace
+from .workplace import TRIAL, Workplace, wait_for
 
 # The trial says where its events go, and which run it belongs to.
 SOURCE = TRIAL.replace(
@@ -28,6 +28,7 @@ def test_a_killed_and_resumed_run_shows_each_report_once(tmp_path: Path) -> None
     attempt = place.start("submit", "trial.py", "--max-length", "14ba", "--processes", "1")
     # Reports at 3, 6 and 9, checkpoints at 4 and 8.
     place.wait_until_held(11, attempt)
+    wait_for(lambda: [row.batches for row in place.checkpoints()] == [8, 4])
     attempt.signal_all(signal.SIGKILL)
     attempt.finish()
     place.release(11)

@@ -125,8 +125,8 @@ def test_an_attempt_that_starts_over_begins_with_the_weights_again(
 def test_one_line_says_what_was_taken(source: RecordedRun, trial_file: Path) -> None:
     run = begin(source, trial_file)
     assert describe_warm_start(run.experiment) == (
-        f"weights of checkpoint {source.latest.uuid}, at its batch 4; its optimizer, clock, "
-        "randomness and callbacks are not taken"
+        f"weights of checkpoint {source.latest.uuid}, at its batch 4; not taken: its optimizer, "
+        "clock, randomness, callbacks and own state"
     )
 
 

@@ -60,7 +60,9 @@ def test_stream_numbers_are_pinned() -> None:
         "WEIGHTED": 7,
         "LENGTH_GROUPS": 8,
         "FOREIGN": 9,
-        "REDUCER": 10,
+        "CALLBACK": 10,
+        "REDUCER": 11,
+        "OPTIMIZER": 12,
     }
 
 

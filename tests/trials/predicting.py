@@ -52,6 +52,8 @@ class Predicting(Trial):
     def predict_batch(self, batch, batch_idx):
         inputs, _ = batch
         scores = self.model(inputs)
+        self.largest.update(scores)  # allowed, though nobody reports it
+        assert self.context.current_train_batch() in (4, 8)
         return PREDICTIONS[self.context.get_hparams().get("predicts", "scores")](scores, batch_idx)
 
 

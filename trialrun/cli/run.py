@@ -56,8 +56,8 @@ def submit(
     Example:
       trialrun submit examples/digits/trial.py --slots 4 --hp lr=0.05 --max-length 10ep
 
-    With --from-checkpoint the models begin with its weights. Nothing else of it is taken: its
-    optimizer, clock, randomness and callbacks.
+    With --from-checkpoint the models begin with its weights. Nothing else of it is taken: no
+    optimizer, clock, randomness, callbacks or state of the trial's own.
 
     Ctrl-C once, SIGTERM, or trialrun pause from another terminal: a checkpoint at the next batch
     boundary, then exit. Ctrl-C twice: stop now.

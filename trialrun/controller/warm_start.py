@@ -73,6 +73,6 @@ def describe_warm_start(experiment: ExperimentRow) -> str:
         ) from error
     name = metadata.get("uuid", experiment.config["from_checkpoint"])
     return (
-        f"weights of checkpoint {name}, at its batch {metadata['batches']}; its optimizer, clock, "
-        "randomness and callbacks are not taken"
+        f"weights of checkpoint {name}, at its batch {metadata['batches']}; not taken: its "
+        "optimizer, clock, randomness, callbacks and own state"
     )

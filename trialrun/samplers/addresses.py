@@ -72,6 +72,8 @@ class Stream(enum.IntEnum):
     """Callbacks, for each batch (major) and each event and callback (minor)."""
     REDUCER = 11
     """A metric reducer, for each report's batch (major) and slot, or S across slots (minor)."""
+    OPTIMIZER = 12
+    """What a step draws for all slots together, for each batch (major) and step in it (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

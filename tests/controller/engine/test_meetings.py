@@ -22,9 +22,10 @@ def meetings_of(process: Collectives) -> Meetings:
 
 
 def message(places: str) -> str:
+    call = "scheduler.step" if "scheduler.step" in places else "step_optimizer"
     return (
         f"The slots of one batch took different steps: {places}. Every slot must call "
-        "step_optimizer equally often and in the same order; do not make it depend on a slot's own "
+        f"{call} equally often and in the same order; do not make it depend on a slot's own "
         "records."
     )
 
@@ -86,6 +87,7 @@ class Uneven:
 
 
 SGD = "step_optimizer on optimizer 0 (SGD)"
+STEP_LR = "scheduler.step on LR scheduler 0 (StepLR)"
 ADAM = "step_optimizer on optimizer 1 (Adam)"
 
 
@@ -95,6 +97,7 @@ ADAM = "step_optimizer on optimizer 1 (Adam)"
         ("skips", True, f"slot 0 called {ADAM}; slot 1 finished the batch"),
         ("never", False, f"slot 0 called {SGD}; slot 1 finished the batch"),
         ("once more", False, f"slot 0 finished the batch; slot 1 called {ADAM}"),
+        ("schedules", False, f"slot 0 called {STEP_LR}; slot 1 finished the batch"),
         ("swaps", True, f"slot 0 called {SGD}; slot 1 called {ADAM}"),
     ],
 )

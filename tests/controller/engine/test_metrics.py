@@ -13,6 +13,7 @@ from thread_collectives import run_on_threads
 from trialrun import InvalidMetricError, InvalidTrialError, Reducer
 from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.metrics import (
+    Reduced,
     TrainingWindow,
     check_batch_length,
     check_scalars,
@@ -190,16 +191,19 @@ def test_unequal_batches_weigh_their_records_on_any_number_of_processes() -> Non
     # (records, value) of each batch of each slot
     batches = {0: [(4, 1.0), (1, 0.1)], 1: [(4, 2.0), (3, 1e-9)]}
 
-    def reduce(process: Any) -> dict[str, float]:
+    def reduce(process: Any) -> Reduced:
         slots_each = 2 // process.size
         slots = range(process.rank * slots_each, (process.rank + 1) * slots_each)
         window = TrainingWindow(slots, process)
         for slot in slots:
             for records, value in batches[slot]:
                 window.add(slot, {"loss": value}, records)
-        return window.reduce().means
+        return window.reduce(with_batches=True)
 
-    expected = {"loss": math.fsum([4.0, 0.1, 8.0, 3e-9]) / 12}
+    expected = Reduced(
+        {"loss": math.fsum([4.0, 0.1, 8.0, 3e-9]) / 12},
+        [{"loss": 1.5}, {"loss": math.fsum([0.1, 3e-9]) / 4}],
+    )
     assert reduce(SingleProcess()) == expected
     assert run_on_threads(2, reduce) == [expected] * 2
 
@@ -318,9 +322,12 @@ def test_a_validation_without_batches_is_told() -> None:
 
 def test_the_means_of_each_batch_weigh_their_records_too() -> None:
     window = TrainingWindow(range(2), SingleProcess())
-    for slot, rows in enumerate([[(1, 5.0), (2, 0.5)], [(3, 1.0), (2, 1.5)]]):
+    for slot, rows in enumerate([[(1, 5.0), (2, 0.5), (0, 9.0)], [(3, 1.0), (2, 1.5), (0, 9.0)]]):
         for records, loss in rows:
             window.add(slot, {"loss": loss, "accuracy": -loss}, records)
     reduced = window.reduce(with_batches=True)
-    assert reduced.batches == [{"loss": 2.0, "accuracy": -2.0}, {"loss": 1.0, "accuracy": -1.0}]
+    first, second, third = reduced.batches
+    assert (first, second) == ({"loss": 2.0, "accuracy": -2.0}, {"loss": 1.0, "accuracy": -1.0})
+    # No slot has a record of it.
+    assert all(math.isnan(value) for value in third.values())
     assert reduced.means == {"loss": 1.5, "accuracy": -1.5}

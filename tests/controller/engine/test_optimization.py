@@ -7,30 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import make_spec, run_session, write_trial
+from linear_trials import refusal, run_linear
 from torch import nn
 from trials.linear import records
 
 from trialrun import InvalidTrialError, LRScheduler, StepMode, samplers
-from trialrun.controller.engine.optimization import step_batch_schedulers
+from trialrun.controller.engine.lr_schedules import step_batch_schedulers
 from trialrun.controller.engine.slots import SlotError
-from trialrun.controller.trial_file import load_trial_class
-
-HEAD = """
-import torch
-from torch import nn
-from trials.linear import Linear
-from trialrun import StepMode
-
-"""
-
-
-def run(folder: Path, source: str, **config: Any) -> tuple[Any, Any]:
-    """Returns the run of a trial and its class, whose ``seen`` it may have filled."""
-    path = write_trial(folder, HEAD + source)
-    spec = make_spec(path, **{"reporting_period": "1ba", **config})
-    result = run_session(spec, folder / "checkpoints")
-    return result, load_trial_class(path, None)
 
 
 def final_model(result: Any) -> dict[str, torch.Tensor]:
@@ -50,7 +33,7 @@ def initial_model(folder: Path) -> nn.Linear:
     source = "class Still(Linear):\n    def make_optimizer(self):\n"
     source += "        return torch.optim.SGD(self.model.parameters(), lr=0.0)\n"
     (folder / "still").mkdir()
-    result, _ = run(folder / "still", source, max_length="1ba")
+    result, _ = run_linear(folder / "still", source, max_length="1ba")
     model = nn.Linear(3, 1, dtype=torch.float64)
     model.load_state_dict(final_model(result))
     return model
@@ -81,7 +64,7 @@ PLAIN = "class Plain(Linear):\n    pass\n"
 def test_slots_and_windows_together_are_one_big_batch(
     tmp_path: Path, slots: int, aggregation: int
 ) -> None:
-    result, _ = run(
+    result, _ = run_linear(
         tmp_path,
         PLAIN,
         slots=slots,
@@ -96,7 +79,7 @@ def test_slots_and_windows_together_are_one_big_batch(
 
 
 def test_one_slot_is_the_plain_loop_to_the_last_bit(tmp_path: Path) -> None:
-    result, _ = run(tmp_path, PLAIN, slots=1, max_length="9ba")
+    result, _ = run_linear(tmp_path, PLAIN, slots=1, max_length="9ba")
     model = initial_model(tmp_path)
     plain_loop(model, torch.optim.SGD(model.parameters(), lr=0.1), num_steps=9, size=2)
     assert torch.equal(final_model(result)["weight"], model.weight.data)
@@ -122,7 +105,7 @@ class Clipping(Linear):
 def test_clipping_sees_the_averaged_gradients_once(
     tmp_path: Path, slots: int, aggregation: int
 ) -> None:
-    result, trial = run(
+    result, trial = run_linear(
         tmp_path,
         CLIPPING,
         slots=slots,
@@ -144,7 +127,7 @@ def initial_weight(model: nn.Linear, gradient: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_an_optimizer_zeroes_in_its_own_way(tmp_path: Path, slots: int) -> None:
-    _, trial = run(
+    _, trial = run_linear(
         tmp_path,
         """
 class CountingSgd(torch.optim.SGD):
@@ -160,7 +143,9 @@ class Own(Linear):
 
     def __init__(self, context):
         super().__init__(context)
-        self.own = context.wrap_optimizer(CountingSgd(self.model.parameters(), lr=0.1))
+        self.own = context.wrap_optimizer(
+            CountingSgd(self.model.parameters(), lr=0.1), allow_shared_parameters=True
+        )
 
     def train_batch(self, batch, epoch_idx, batch_idx):
         self.context.backward(self.loss(batch))
@@ -175,7 +160,7 @@ class Own(Linear):
 
 
 def test_gradients_that_are_not_zeroed_are_the_averaged_ones_on_every_slot(tmp_path: Path) -> None:
-    _, trial = run(
+    _, trial = run_linear(
         tmp_path,
         """
 class Keeping(Linear):
@@ -208,7 +193,7 @@ class Keeping(Linear):
         self.context.step_optimizer(self.optimizer, auto_zero_grads=False)
 """
     with pytest.raises(InvalidTrialError) as caught:
-        run(tmp_path, source, aggregation_frequency=4)
+        run_linear(tmp_path, source, aggregation_frequency=4)
     assert str(caught.value) == (
         "auto_zero_grads=False within aggregation windows of 4 batches would add gradients twice. "
         "Leave it at True, or set aggregation_frequency to 1."
@@ -255,7 +240,9 @@ class Unused(Linear):
 def test_a_parameter_that_no_slot_uses_has_no_gradient_and_stays(
     tmp_path: Path, slots: int
 ) -> None:
-    result, trial = run(tmp_path, UNUSED.replace("ON_SLOT", "None"), slots=slots, max_length="2ba")
+    result, trial = run_linear(
+        tmp_path, UNUSED.replace("ON_SLOT", "None"), slots=slots, max_length="2ba"
+    )
     first, *gradients = trial.seen
     assert gradients == [None] * (2 * (slots + 1))
     # A zero gradient would have let the weight decay act.
@@ -263,7 +250,7 @@ def test_a_parameter_that_no_slot_uses_has_no_gradient_and_stays(
 
 
 def test_a_parameter_that_some_slots_use_gets_their_share(tmp_path: Path) -> None:
-    result, trial = run(tmp_path, UNUSED.replace("ON_SLOT", "1"), slots=3, max_length="1ba")
+    result, trial = run_linear(tmp_path, UNUSED.replace("ON_SLOT", "1"), slots=3, max_length="1ba")
     first, *own, averaged = trial.seen
     assert own[0] is None
     assert own[2] is None
@@ -273,7 +260,7 @@ def test_a_parameter_that_some_slots_use_gets_their_share(tmp_path: Path) -> Non
 
 
 def test_parameters_of_several_types_keep_them(tmp_path: Path) -> None:
-    _, trial = run(
+    _, trial = run_linear(
         tmp_path,
         """
 class Mixed(Linear):
@@ -318,7 +305,7 @@ class Alternating(Linear):
         self.context.step_optimizer(self.optimizer)
         return {"loss": 0.0}
 """
-    result, _ = run(tmp_path, source, slots=3, max_length="4ba")
+    result, _ = run_linear(tmp_path, source, slots=3, max_length="4ba")
     model = initial_model(tmp_path)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(4):
@@ -344,7 +331,7 @@ class Twice(Linear):
     def make_optimizer(self):
         return torch.optim.SGD(self.model.parameters(), lr=0.1 / 3)
 """
-    result, _ = run(tmp_path, source, slots=2, max_length="3ba")
+    result, _ = run_linear(tmp_path, source, slots=2, max_length="3ba")
     model = initial_model(tmp_path)
     plain_loop(model, torch.optim.SGD(model.parameters(), lr=0.1), num_steps=3, size=4)
     assert_close(final_model(result)["weight"], model.weight.data)
@@ -353,19 +340,13 @@ class Twice(Linear):
 # Errors.
 
 
-def slot_message(folder: Path, source: str, **config: Any) -> str:
-    with pytest.raises(InvalidTrialError) as caught:
-        run(folder, source, **config)
-    return str(caught.value)
-
-
 def test_an_optimizer_that_was_not_wrapped_is_refused(tmp_path: Path) -> None:
     source = """
 class Unwrapped(Linear):
     def train_batch(self, batch, epoch_idx, batch_idx):
         self.context.step_optimizer(torch.optim.Adam(self.model.parameters()))
 """
-    assert slot_message(tmp_path, source) == (
+    assert refusal(tmp_path, source) == (
         "step_optimizer got a Adam that was not wrapped. Call context.wrap_optimizer on it in the "
         "trial's __init__."
     )
@@ -377,31 +358,119 @@ class Early(Linear):
     def set_up(self):
         self.context.step_optimizer(self.optimizer)
 """
-    assert slot_message(tmp_path, source) == (
+    assert refusal(tmp_path, source) == (
         "step_optimizer was called before training began. Call it in train_batch."
     )
 
 
-def test_a_sparse_gradient_is_refused_where_it_would_have_to_be_summed(tmp_path: Path) -> None:
+def test_what_clips_can_be_called(tmp_path: Path) -> None:
     source = """
-class Sparse(Linear):
-    def make_model(self):
-        return nn.Embedding(4, 2, sparse=True)
-
+class Wrong(Linear):
     def train_batch(self, batch, epoch_idx, batch_idx):
-        self.context.backward(self.model(torch.tensor([1, 2])).sum())
-        self.context.step_optimizer(self.optimizer)
-        return {"loss": 0.0}
-
-    def evaluate_batch(self, batch, batch_idx):
-        return {"loss": 0.0}
+        self.context.step_optimizer(self.optimizer, clip_grads=1.0)
 """
-    assert slot_message(tmp_path, source, slots=2) == (
-        "A parameter of shape (4, 2) has a sparse gradient, which cannot be summed over several "
-        "slots. Build the embedding with sparse=False, or train on 1 slot."
+    assert refusal(tmp_path, source, aggregation_frequency=2) == (
+        "clip_grads=1.0 cannot be called. It is a function that gets the parameters, such as "
+        "lambda ps: torch.nn.utils.clip_grad_norm_(ps, 1.0)."
     )
-    result, _ = run(tmp_path, source, slots=1)
-    assert result.batches == 8
+
+
+@pytest.mark.parametrize("slots, aggregation", [(1, 3), (2, 1), (2, 3)])
+def test_aggregated_gradients_may_be_averaged_over_slots_alone(
+    tmp_path: Path, slots: int, aggregation: int
+) -> None:
+    source = """
+class Summing(Linear):
+    def make_optimizer(self):
+        self.averages = False
+        return torch.optim.SGD(self.model.parameters(), lr=RATE)
+
+    def __init__(self, context):
+        wrap = context.wrap_optimizer
+        context.wrap_optimizer = lambda o: wrap(o, 2, average_aggregated_gradients=AVERAGES)
+        super().__init__(context)
+"""
+    digests = []
+    for name, averages, rate in (("sum", "False", 0.125), ("mean", "None", 0.125 * aggregation)):
+        (tmp_path / name).mkdir()
+        result, _ = run_linear(
+            tmp_path / name,
+            source.replace("AVERAGES", averages).replace("RATE", str(rate)),
+            slots=slots,
+            aggregation_frequency=aggregation,
+            max_length="6ba",
+        )
+        digests.append(final_model(result)["weight"])
+    assert_close(*digests)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_step_before_backward_is_warned_of_once(
+    tmp_path: Path, slots: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = """
+class Early(Linear):
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.context.step_optimizer(self.optimizer)
+        return {"loss": self.loss(batch)}
+"""
+    run_linear(tmp_path, source, slots=slots, max_length="3ba")
+    assert [record.message for record in caplog.records] == [
+        "Optimizer 0 (SGD) was stepped, but none of its parameters has a gradient. Call "
+        "context.backward(loss) before context.step_optimizer."
+    ]
+
+
+def test_one_slot_that_steps_directly_is_warned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = """
+class Direct(Linear):
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        self.optimizer.step()
+        return metrics
+"""
+    run_linear(tmp_path, source, slots=1, max_length="3ba")
+    assert [record.message for record in caplog.records] == [
+        "SGD.step() was called directly. It is not counted, and schedulers in "
+        "STEP_EVERY_OPTIMIZER_STEP do not follow it; with more slots it is refused. Call "
+        "context.step_optimizer(optimizer)."
+    ]
+
+
+@pytest.mark.parametrize("aggregation", [1, 3])
+def test_an_optimizer_without_a_step_in_a_whole_window_is_named_once(
+    tmp_path: Path, aggregation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = """
+class Idle(Linear):
+    def set_up(self):
+        self.idle = self.context.wrap_model(nn.Linear(1, 1))
+        self.context.wrap_optimizer(torch.optim.Adam(self.idle.parameters()))
+"""
+    run_linear(
+        tmp_path, source, aggregation_frequency=aggregation, max_length=f"{2 * aggregation}ba"
+    )
+    assert [record.message for record in caplog.records] == [
+        "Optimizer 1 (Adam) was wrapped, but took no step in the first batches. Call "
+        "context.step_optimizer in train_batch."
+    ]
+
+
+def test_compression_is_not_done_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = """
+class Compressing(Linear):
+    def __init__(self, context):
+        wrap = context.wrap_optimizer
+        context.wrap_optimizer = lambda optimizer: wrap(optimizer, fp16_compression=True)
+        super().__init__(context)
+"""
+    run_linear(tmp_path, source, max_length="1ba")
+    assert [record.message for record in caplog.records] == [
+        "fp16_compression is not used for optimizer 0 (SGD): its gradients travel in their own "
+        "type, or the number of processes would change the result. Leave it out."
+    ]
 
 
 def test_a_scheduler_that_ends_before_the_training_is_the_users_error(tmp_path: Path) -> None:
@@ -412,7 +481,7 @@ class Ending(Linear):
         self.context.wrap_lr_scheduler(scheduler, StepMode.STEP_EVERY_OPTIMIZER_STEP)
 """
     with pytest.raises(SlotError) as caught:
-        run(tmp_path, source)
+        run_linear(tmp_path, source)
     assert "total steps" in str(caught.value.__cause__)
 
 
@@ -463,7 +532,7 @@ class Scheduled(Linear):
 @pytest.mark.parametrize("slots", [1, 2])
 def test_each_scheduler_follows_its_event(tmp_path: Path, slots: int) -> None:
     # 12 records, 2 a slot: epochs of 6 batches, or of 3 on 2 slots.
-    result, _ = run(
+    result, _ = run_linear(
         tmp_path, SCHEDULERS, slots=slots, max_length=f"{14 // slots}ba", validation_period="1ba"
     )
     epoch_length = 6 // slots
@@ -482,7 +551,7 @@ def test_each_scheduler_follows_its_event(tmp_path: Path, slots: int) -> None:
 
 def test_schedulers_step_at_the_end_of_an_aggregation_window(tmp_path: Path) -> None:
     # Epochs of 3 batches, windows of 4: the events within a window are taken after it.
-    result, _ = run(
+    result, _ = run_linear(
         tmp_path,
         SCHEDULERS,
         slots=2,
@@ -528,6 +597,8 @@ def test_a_schedule_does_not_depend_on_how_batches_are_grouped(
     schedulers = [LRScheduler(Recording(), mode, frequency) for mode in modes]
     total = 30
     for start in range(0, total, window):
-        step_batch_schedulers(schedulers, range(start, start + window), epoch_length)
+        step_batch_schedulers(
+            schedulers, range(start, start + window), epoch_length, lambda s: s.scheduler.step()
+        )
     counts = [wrapped.scheduler.count for wrapped in schedulers]  # type: ignore[attr-defined]
     assert counts == [total // epoch_length // frequency, total // frequency, 0]

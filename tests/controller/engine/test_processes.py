@@ -23,6 +23,17 @@ SPECS: dict[str, TrialSpec] = {
     "gan on 4": make_spec("gan.py", slots=4),
     "gan on 6": make_spec("gan.py", slots=6),
     "reducing on 4": make_spec("reducing.py", slots=4, reporting_period="5ba"),
+    "embedding on 4": make_spec("embedding.py", slots=4),
+    "embedding on 6, windows of 2": make_spec("embedding.py", slots=6, aggregation_frequency=2),
+    "lbfgs on 4": make_spec("lbfgs.py", slots=4),
+    "scaled by hand on 4, windows of 2": make_spec(
+        "scaled.py", slots=4, aggregation_frequency=2, max_length="16ba"
+    ),
+    "scaled automatically on 4": make_spec(
+        "scaled.py", slots=4, hyperparameters={"way": "float16"}, max_length="12ba"
+    ),
+    "bfloat16 on 4": make_spec("scaled.py", slots=4, hyperparameters={"way": "bfloat16"}),
+    "folding on 4": make_spec("folding.py", slots=4, reporting_period="5ba"),
     "measuring on 4": make_spec("measuring.py", slots=4, reporting_period="5ba"),
     "streaming on 4": make_spec("streaming.py", slots=4, hyperparameters={"loader": "dataset"}),
     # Shards of 4, 4, 3 and 3 records.

@@ -399,65 +399,12 @@ def test_two_reducers_may_not_return_one_name() -> None:
 
 # In a trial.
 
-TRIAL = """
-import numpy as np
-import torch
-from trials.linear import Linear
-from trialrun import MetricReducer
-
-def folded(values):
-    # Not commutative, so that any other order is another result.
-    result = 0.0
-    for value in values:
-        result = 0.5 * result + float(value)
-    return result
-
-class Bootstrapped(MetricReducer):
-    def reset(self):
-        self.values = []
-
-    def update(self, value):
-        self.values.append(value.detach())
-
-    def per_slot_reduce(self):
-        noise = torch.rand(())
-        return torch.stack(self.values) + noise if self.values else torch.zeros(0)
-
-    def cross_slot_reduce(self, per_slot_metrics):
-        values = torch.cat(per_slot_metrics)
-        return values[np.random.randint(len(values), size=20)].mean()
-
-class Reducing(Linear):
-    def set_up(self):
-        wrap = self.context.wrap_reducer
-        self.folded = wrap(folded, "folded")
-        self.count = wrap(lambda values: {"updates": len(values)}, for_validation=False)
-        self.bootstrapped = wrap(Bootstrapped(), "bootstrapped")
-
-    def train_batch(self, batch, epoch_idx, batch_idx):
-        metrics = super().train_batch(batch, epoch_idx, batch_idx)
-        for value in batch[1].flatten()[: 1 + (batch_idx + self.context.slot) % 2]:
-            self.folded.update(value)
-            self.count.update(value)
-            self.bootstrapped.update(value)
-        return metrics
-
-    def evaluate_batch(self, batch, batch_idx):
-        self.folded.update(batch[1].mean())
-        self.bootstrapped.update(batch[1].sum())
-        return {}
-"""
-
-
-def trial_spec(folder: Path, **config: Any) -> Any:
-    path = write_trial(folder, TRIAL)
-    return make_spec(path, **{"slots": 4, "reporting_period": "5ba", **config})
+SPEC = make_spec("folding.py", slots=4, reporting_period="5ba")
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("straight")
-    return run_session(trial_spec(folder), folder / "checkpoints")
+    return run_session(SPEC, tmp_path_factory.mktemp("straight"))
 
 
 def test_all_reducers_report_at_every_report(straight: Run) -> None:
@@ -476,12 +423,13 @@ def test_all_reducers_report_at_every_report(straight: Run) -> None:
 def test_an_unfinished_period_goes_on_after_a_stop(
     straight: Run, stops: list[Any], tmp_path: Path
 ) -> None:
-    stopped = run_with_stops(trial_spec(tmp_path), tmp_path / "checkpoints", stops)
+    stopped = run_with_stops(SPEC, tmp_path, stops)
     assert stopped.reported == straight.reported
 
 
 def test_other_reducers_than_the_checkpoints_are_refused(straight: Run, tmp_path: Path) -> None:
-    path = write_trial(tmp_path, TRIAL.replace('"folded")', '"bent")'))
+    source = SPEC.trial_file.read_text(encoding="utf-8").replace('"folded")', '"bent")')
+    path = write_trial(tmp_path, source)
     spec = make_spec(path, slots=4, reporting_period="5ba", max_length="9ba")
     with pytest.raises(CheckpointError) as caught:
         run_session(resume(spec, straight), tmp_path / "checkpoints")

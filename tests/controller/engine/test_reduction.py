@@ -87,7 +87,7 @@ def test_a_sum_can_be_used_again() -> None:
 
 def test_slots_may_come_in_any_order() -> None:
     vectors = slot_vectors(7, 50, seed=2)
-    tree = TreeSum(7)
+    tree = TreeSum(7, torch.Tensor.add_)
     for slot in (6, 1, 3, 0, 5, 2, 4):
         tree.add((0, slot), vectors[slot].clone())
     ((node, total),) = tree.take().items()
@@ -121,7 +121,7 @@ def test_a_process_holds_few_vectors_at_a_time(slots_each: int) -> None:
     # floor(log2(q)) + 1, and 2 floor(log2(q)) where the first slot splits subtrees
     aligned, anywhere = slots_each.bit_length(), max(1, 2 * (slots_each.bit_length() - 1))
     for rank in range(size):
-        tree = TreeSum(slots_each * size)
+        tree = TreeSum(slots_each * size, torch.Tensor.add_)
         references: list[weakref.ref[torch.Tensor]] = []
         for slot in range(rank * slots_each, (rank + 1) * slots_each):
             vector = torch.zeros(1)

@@ -16,6 +16,7 @@ from trialrun.controller.engine.slots import (
     SlotError,
     Slots,
     make_slots,
+    thread_preparation,
 )
 
 Log = list[Any]
@@ -347,13 +348,14 @@ def test_an_interruption_at_any_moment_unwinds_all_slots(moment: tuple[str, int]
 
 def test_one_slot_needs_no_thread() -> None:
     before = threading.active_count()
-    made = make_slots(range(2, 3), RecordingLocals(), torch.device("cpu"), 1)
+    made = make_slots(range(2, 3), RecordingLocals(), lambda: None)
     assert isinstance(made, SingleSlot)
     assert threading.active_count() == before
 
 
 def test_each_slot_computes_with_the_threads_it_was_given() -> None:
-    made = make_slots(range(2), RecordingLocals(), torch.device("cpu"), 3)
+    prepare_thread = thread_preparation(torch.device("cpu"), 3)
+    made = make_slots(range(2), RecordingLocals(), prepare_thread)
     try:
         assert made.run(lambda slot: torch.get_num_threads()) == [3, 3]
     finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -11,11 +12,14 @@ import pytest
 import torch
 from recorded_run import RecordedRun, train_recorded
 from safetensors.torch import load_file
-from support import TRIALS
+from support import TRIALS, write_trial
+from trials import linear
 from trials.predicting import Predicting, records
 
 import trialrun
 from trialrun import CheckpointError, InvalidTrialError, Trial
+from trialrun.controller.engine.building import Split
+from trialrun.controller.inference.evaluating import open_checkpoint
 
 
 def model_of(trial: Trial) -> torch.nn.Module:
@@ -40,6 +44,42 @@ def test_the_context_answers_as_in_training_at_that_batch(trained: RecordedRun) 
     assert (context.num_slots, context.slot, context.get_trial_seed()) == (2, 0, 7)
     # 20 records in global batches of 6: 4 batches an epoch.
     assert (context.current_train_batch(), context.current_train_epoch()) == (4, 1)
+    with pytest.raises(InvalidTrialError, match=r"^wrap_model was called after training began\."):
+        context.wrap_model(torch.nn.Linear(1, 1))
+
+
+def test_a_trial_that_asks_who_it_is_and_writes_events_can_be_loaded(tmp_path: Path) -> None:
+    source = """
+from trials.linear import Linear
+
+class Asking(Linear):
+    def set_up(self):
+        context = self.context
+        self.answers = context.get_experiment_config()["name"], context.get_experiment_id()
+        self.writer = context.get_tensorboard_writer()
+
+    def evaluate_batch(self, batch, batch_idx):
+        self.writer.add_scalar("of_its_own", batch_idx, batch_idx)
+        return super().evaluate_batch(batch, batch_idx)
+"""
+    run = train_recorded(tmp_path, write_trial(tmp_path, source), max_length="2ba", name="asking")
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.home.folder.rglob("*") if path.is_file()}
+
+    kept = files()
+    trial = trialrun.load_trial(run.latest.path)
+    assert trial.answers == ("asking", 1)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        trial.evaluate_batch(linear.records(4).tensors, 0)
+    opened = open_checkpoint(run.database, 1, "latest")
+    assert opened.inference.evaluate(Split.VALIDATION).metrics == run.validation(2)
+    assert files() == kept
+    events = trial.context.get_tensorboard_path()  # type: ignore[attr-defined]
+    assert events.is_dir()
+    del trial
+    gc.collect()
+    assert not events.exists(), "a folder that nobody asks for any more"
 
 
 def test_a_uuid_is_looked_up_in_a_home(trained: RecordedRun, monkeypatch: Any) -> None:

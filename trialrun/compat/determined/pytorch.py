@@ -17,6 +17,7 @@ from trialrun._trial import Trial
 from trialrun._units import Batch, Epoch, Unit
 from trialrun.compat.determined._callback import PyTorchCallback
 from trialrun.compat.determined._data import DataLoader, adapt_batch_sampler
+from trialrun.compat.determined._loading import load_trial_from_checkpoint_path
 
 __all__ = [
     "Batch",
@@ -33,6 +34,7 @@ __all__ = [
     "TrainUnit",
     "adapt_batch_sampler",
     "data_length",
+    "load_trial_from_checkpoint_path",
     "samplers",
     "to_device",
 ]

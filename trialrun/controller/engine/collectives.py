@@ -164,8 +164,9 @@ class ProcessGroup(Collectives):
     """P > 1 over ``torch.distributed``: tensors by the device's backend, the rest by gloo.
 
     Args:
-        device: Where gradients are; the default group's backend serves it (gloo on the CPU, nccl on
-            CUDA). The default group must be initialized.
+        device: Where gradients travel; the default group's backend serves it (gloo on the CPU, nccl
+            on CUDA). Those of a model that is spread over more devices are moved there and back.
+            The default group must be initialized.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -241,14 +242,16 @@ class ProcessGroup(Collectives):
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
     ) -> torch.Tensor:
         """Exchanges stretches with every process."""
-        received = chunks.new_empty(sum(receive_sizes))
+        sent = chunks.to(self._device)
+        received = sent.new_empty(sum(receive_sizes))
         with _together():
-            dist.all_to_all_single(received, chunks, receive_sizes, send_sizes)
-        return received
+            dist.all_to_all_single(received, sent, receive_sizes, send_sizes)
+        return received.to(chunks.device)
 
     def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
         """Collects the chunks of all processes."""
-        gathered = chunk.new_empty(self.size * chunk.numel())
+        sent = chunk.to(self._device)
+        gathered = sent.new_empty(self.size * sent.numel())
         with _together():
-            _all_gather_flat(gathered, chunk)
-        return gathered
+            _all_gather_flat(gathered, sent)
+        return gathered.to(chunk.device)

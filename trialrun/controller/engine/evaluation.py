@@ -93,7 +93,7 @@ class Evaluator:
         self._agreement = agreement
         self._callbacks = callbacks
         self._max_rounds = max_rounds
-        self._evaluate_batch = _with_or_without_index(trial)
+        self._evaluate_batch = execution.as_it_runs(_with_or_without_index(trial))
 
     def evaluate(self) -> Evaluated | None:
         """Evaluates all batches.
@@ -149,7 +149,8 @@ class Evaluator:
         scalars: dict[str, Any] = {}
         if 0 in self._execution.slot_numbers:
             with self._in_slot(0, 0):
-                returned = self._trial.evaluate_full_dataset(data_loader=data.loader)
+                evaluate = self._execution.as_it_runs(self._trial.evaluate_full_dataset)
+                returned = evaluate(data_loader=data.loader)
                 scalars = check_scalars(returned, "evaluate_full_dataset")
         (metrics,) = to_floats([scalars])
         return self._with_reducers(metrics, data.num_records)

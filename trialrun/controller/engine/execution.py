@@ -6,7 +6,6 @@ This is what stands behind the trial's context: ``backward`` and ``step_optimize
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -15,9 +14,8 @@ import torch
 from trialrun._batch_contents import batch_to_device
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
-from trialrun._engine import ClipGrads, Engine
+from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
-from trialrun._lr_scheduler import StepMode
 from trialrun._trial import Trial
 from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.exchange import SET_UP, SlotExchange, refused
@@ -27,11 +25,9 @@ from trialrun.controller.engine.metrics import (
     check_batch_length,
     check_scalars,
 )
-from trialrun.controller.engine.optimization import (
-    OptimizerSteps,
-    step_batch_schedulers,
-    step_label,
-)
+from trialrun.controller.engine.mixed_precision import MixedPrecision, as_it_runs
+from trialrun.controller.engine.optimization import StepRequest
+from trialrun.controller.engine.parameters import require_initialized
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.reducers import SlotReducers
 from trialrun.controller.engine.schedule import Event
@@ -40,11 +36,10 @@ from trialrun.controller.engine.slot_state import (
     ModelBuffers,
     SingleSlotState,
 )
-from trialrun.controller.engine.slots import Slots, make_slots
+from trialrun.controller.engine.slots import Slots, make_slots, thread_preparation
+from trialrun.controller.engine.stepping import Stepping, meeting_places, plain_backward
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
-
-logger = logging.getLogger(__name__)
 
 
 class BatchCallbacks(Protocol):
@@ -80,8 +75,8 @@ class Execution(Engine):
     """The slots of this process."""
     meetings: Meetings
     """What the processes tell each other."""
-    steps: list[OptimizerSteps]
-    """How each wrapped optimizer steps."""
+    stepping: Stepping
+    """What stands behind the context's ``backward`` and ``step_optimizer``."""
     buffers: ModelBuffers
     """The buffers of all wrapped models."""
     reducers: SlotReducers
@@ -156,6 +151,8 @@ class Execution(Engine):
         self._context = context
         self._callbacks = callbacks
         self._epoch_length = epoch_length
+        require_initialized(context.models)
+        self._train_batch = self.as_it_runs(trial.train_batch)
         self.buffers = ModelBuffers(context.models)
         self.reducers = SlotReducers(
             context.reducers,
@@ -171,28 +168,22 @@ class Execution(Engine):
                 self.slot_numbers, context.models, self.buffers, self.reducers, self._generators
             )
         )
-        self.slots = make_slots(self.slot_numbers, self.slot_state, self._device, self._num_threads)
-        self.meetings = self._new_meetings(
-            [step_label(*numbered) for numbered in enumerate(context.optimizers)], "batch"
+        prepare_thread = thread_preparation(self._device, self._num_threads)
+        self.slots = make_slots(self.slot_numbers, self.slot_state, prepare_thread)
+        self.meetings = self._new_meetings(meeting_places(context), "batch")
+        self.stepping = Stepping(
+            context,
+            num_slots=self._num_slots,
+            aggregation_frequency=self._aggregation_frequency,
+            slots=self.slots,
+            collectives=self._collectives,
+            meetings=self.meetings,
+            generators=self._generators,
+            mixed_precision=(
+                None if context.amp is None else MixedPrecision(context.amp, self._device)
+            ),
+            prepare_thread=prepare_thread,
         )
-        self.steps = [
-            OptimizerSteps(
-                index=index,
-                optimizer=optimizer,
-                schedulers=[
-                    wrapped
-                    for wrapped in context.lr_schedulers
-                    if wrapped.step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP
-                    and getattr(wrapped.scheduler, "optimizer", None) is optimizer
-                ],
-                num_slots=self._num_slots,
-                aggregation_frequency=self._aggregation_frequency,
-                slots=self.slots,
-                collectives=self._collectives,
-                meetings=self.meetings,
-            )
-            for index, optimizer in enumerate(context.optimizers)
-        ]
         self._exchange.once = None
         self._is_training = True
 
@@ -239,9 +230,7 @@ class Execution(Engine):
             self._generators.enter(Stream.TRAIN, batch_idx, slot)
             thread.is_in_train_batch = True
             try:
-                returned = self._trial.train_batch(
-                    batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx
-                )
+                returned = self._train_batch(batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx)
             finally:
                 thread.is_in_train_batch = False
             scalars = check_scalars(returned, "train_batch")
@@ -254,20 +243,18 @@ class Execution(Engine):
         self._callbacks.begin_batch(batch_idx, self._epoch_length)
         self.reducers.begin_batch(batch_idx)
         self.slot_state.begin_batch()
+        self.stepping.begin_batch(batch_idx)
         self._slots_run = True
-        self.slots.run(learn)
+        try:
+            self.slots.run(learn)
+        finally:
+            self.stepping.leave_batch()
         self._slots_run = False
         self.slot_state.end_batch()
         if self.buffers.are_shared(self._collectives):
             self.meet()
             self.buffers.share(self._collectives)
-        if self._window_is_complete:
-            if batch_idx + 1 == self._aggregation_frequency:
-                self._warn_of_missing_steps()
-            first = batch_idx + 1 - self._aggregation_frequency
-            step_batch_schedulers(
-                self._context.lr_schedulers, range(first, batch_idx + 1), self._epoch_length
-            )
+        self.stepping.end_batch(self._epoch_length)
         self._callbacks.end_batch(batch_idx, self._epoch_length)
         self._batches_completed = batch_idx + 1
         if self._context.profiler is not None:
@@ -279,15 +266,9 @@ class Execution(Engine):
             return batch
         return batch_to_device(batch, self._device)
 
-    def _warn_of_missing_steps(self) -> None:
-        for index, steps in enumerate(self.steps):
-            if steps.num_steps == 0 and self._collectives.is_chief:
-                logger.warning(
-                    "Optimizer %d (%s) was wrapped, but took no step in the first batches. Call "
-                    "context.step_optimizer in train_batch.",
-                    index,
-                    type(self._context.optimizers[index]).__name__,
-                )
+    def as_it_runs(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a method of the trial that computes: under autocast after ``use_amp``."""
+        return as_it_runs(method, self._context.amp, self._device)
 
     def meet(self) -> None:
         """Waits until every process has come as far, before they exchange anything else.
@@ -301,11 +282,10 @@ class Execution(Engine):
         self.meetings.join()
 
     def close(self) -> None:
-        """Ends the threads of the slots, and gives the optimizers back."""
+        """Ends the threads of the slots, and gives the trial its optimizers back."""
         if self._is_training:
             self.slots.close()
-            for steps in self.steps:
-                steps.close()
+            self.stepping.close()
 
     # What the context asks for.
 
@@ -344,26 +324,24 @@ class Execution(Engine):
         create_graph: bool,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
-        loss.backward(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            gradient=gradient, retain_graph=retain_graph, create_graph=create_graph
-        )
+        backward = self.stepping.backward if self._is_training else plain_backward
+        backward(loss, gradient, retain_graph, create_graph)
 
     def step_optimizer(
         self,
         optimizer: torch.optim.Optimizer,
         clip_grads: ClipGrads | None,
         auto_zero_grads: bool,
-    ) -> None:
+        scaler: torch.amp.GradScaler | None,
+        closure: Closure | None,
+    ) -> Any:
         """Takes the step at the end of an aggregation window."""
-        if self._aggregation_frequency > 1 and not auto_zero_grads:
+        if not self._is_training:
             raise InvalidTrialError(
-                f"auto_zero_grads=False within aggregation windows of {self._aggregation_frequency}"
-                " batches would add gradients twice. Leave it at True, or set "
-                "aggregation_frequency to 1."
+                "step_optimizer was called before training began. Call it in train_batch."
             )
-        steps = self._steps_of(optimizer)
-        if self._window_is_complete:
-            steps.step(clip_grads, auto_zero_grads)
+        request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
+        return self.stepping.step_optimizer(optimizer, request)
 
     def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
         """Hands values from slot to slot where they come together."""
@@ -397,23 +375,6 @@ class Execution(Engine):
             steps=steps,
             num_wishes=len(Event),
             stretch=stretch,
-        )
-
-    @property
-    def _window_is_complete(self) -> bool:
-        return (self._batches_completed + 1) % self._aggregation_frequency == 0
-
-    def _steps_of(self, optimizer: torch.optim.Optimizer) -> OptimizerSteps:
-        if not self._is_training:
-            raise InvalidTrialError(
-                "step_optimizer was called before training began. Call it in train_batch."
-            )
-        for steps, wrapped in zip(self.steps, self._context.optimizers, strict=True):
-            if wrapped is optimizer:
-                return steps
-        raise InvalidTrialError(
-            f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
-            "context.wrap_optimizer on it in the trial's __init__."
         )
 
 

@@ -19,11 +19,13 @@ from trialrun.controller.checkpoints.weights import Weights
 from trialrun.controller.engine.building import SourceBuilder, Split
 from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.evaluation import Evaluated, Evaluator
+from trialrun.controller.engine.mixed_precision import as_it_runs
 from trialrun.controller.engine.prediction_data import (
     DescribedData,
     LoaderData,
     PredictionData,
 )
+from trialrun.controller.engine.reducers import Phase
 from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.engine.schedule import BoundaryWishes
 from trialrun.controller.engine.slots import SlotError
@@ -78,7 +80,9 @@ class Inference:
         Raises:
             CheckpointError: The checkpoint does not fit the trial.
         """
-        self._restore(self._builder.callbacks())
+        callbacks = self._builder.callbacks()
+        self._set_up(callbacks)
+        self._restore(callbacks)
 
     def evaluate(self, split: Split) -> Evaluated:
         """Evaluates data exactly as a validation in training does, on a trial not restored yet.
@@ -89,25 +93,19 @@ class Inference:
             SlotError: User code raised.
         """
         self._require_data(split)
-        runtime, context, execution = self.runtime, self.runtime.context, self.runtime.execution
+        runtime, execution = self.runtime, self.runtime.execution
         # All in the order in which an attempt that resumes there does it.
         callbacks = self._builder.callbacks()
         with callbacks.failure_told():
             uuid = self.weights.metadata.get("uuid")
             callbacks.call("on_trial_startup", execution.initial_batch, uuid)
             data = self._builder.evaluated(self._build(split), split)
-            execution.set_up(
-                self.trial,
-                context,
-                execution.epoch_length,
-                has_equal_batches=True,
-                callbacks=callbacks,
-            )
+            self._set_up(callbacks)
             try:
                 callbacks.load_state_dict(self._restore(callbacks))
                 evaluated = Evaluator(
                     trial=self.trial,
-                    models=context.models,
+                    models=runtime.context.models,
                     data=data,
                     execution=execution,
                     generators=runtime.generators,
@@ -125,15 +123,19 @@ class Inference:
         return evaluated
 
     def prediction_data(self, split: Split) -> PredictionData:
-        """Returns the batches of which predictions are made.
+        """Returns the batches of which predictions are made, after restoring the trial.
 
         Raises:
+            CheckpointError: The checkpoint does not fit the trial.
             InvalidTrialError: The trial has no such data, or no ``predict_batch``; or its training
                 loader is one that trialrun did not build.
         """
         self._require_written("predict_batch", "trialrun predict")
         self._require_data(split)
+        callbacks = self._builder.callbacks()
         loader = self._build(split)
+        self._set_up(callbacks)
+        self._restore(callbacks)
         if isinstance(loader, DataLoader):
             return DescribedData(loader, self.runtime.settings.seed)
         if split is Split.TRAINING:
@@ -151,20 +153,36 @@ class Inference:
             SlotError: User code raised.
         """
         execution, generators = self.runtime.execution, self.runtime.generators
+        amp, device = self.runtime.context.amp, self.runtime.device
+        predict_batch = as_it_runs(self.trial.predict_batch, amp, device)
         for batch_idx, records, batch in data:
-            execution.acting_slot = batch_idx % self.runtime.settings.num_slots
+            slot = batch_idx % self.runtime.settings.num_slots
+            execution.acting_slot = slot
+            execution.reducers.enter(Phase.VALIDATION, slot)
+            execution.reducers.begin_batch(batch_idx)
             generators.enter(Stream.VALIDATION, batch_idx)
             try:
                 with torch.no_grad():
                     moved = execution.on_device(batch)
-                    returned = self.trial.predict_batch(batch=moved, batch_idx=batch_idx)
+                    returned = predict_batch(batch=moved, batch_idx=batch_idx)
             except TrialrunError:
                 raise
             except (Exception, SystemExit) as error:
-                raise SlotError(execution.acting_slot) from error
+                raise SlotError(slot) from error
             finally:
                 execution.acting_slot = None
             yield RawPrediction(batch_idx, records, returned)
+
+    def _set_up(self, callbacks: Callbacks) -> None:
+        """Lets the context answer as in training; nothing can be wrapped any more."""
+        execution = self.runtime.execution
+        execution.set_up(
+            self.trial,
+            self.runtime.context,
+            execution.epoch_length,
+            has_equal_batches=True,
+            callbacks=callbacks,
+        )
 
     def _restore(self, callbacks: Callbacks) -> Mapping[str, Any]:
         """Restores models and trial; returns the callbacks' states."""

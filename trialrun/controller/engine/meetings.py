@@ -1,10 +1,10 @@
 """Processes tell each other what they are about to do before they exchange tensors.
 
 One that takes a step while another has finished the batch would wait for it in a collective for
-ever, or add up what does not belong together. So each announces its place: the optimizer that it
-steps, a call by which slots hand values to each other, or the end of the batch. All announcements
-are messages of one kind, in one order; so those of processes that do different things meet, are
-compared, and are named.
+ever, or add up what does not belong together. So each announces its place: the optimizer or
+scheduler that it steps, the scaler that it updates, a call by which slots hand values to each
+other, or the end of the batch. All announcements are messages of one kind, in one order; so those
+of processes that do different things meet, are compared, and are named.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from trialrun._errors import InvalidTrialError
 from trialrun.controller.engine.collectives import Collectives, PendingGather
 
 FINISHED = -1
-"""The place of a process that has finished the batch; otherwise it is an optimizer's number, or the
-place of a call."""
+"""The place of a process that has finished the batch; otherwise it is the number of a step, or
+the place of a call."""
 
 
 def place_of_call(call: str) -> int:
@@ -35,7 +35,7 @@ class Meetings:
     Args:
         collectives: The processes.
         slots_each: Slots of a process.
-        steps: For each optimizer what its step is called in an error.
+        steps: For each optimizer, scaler and scheduler what its step is called in an error.
         num_wishes: Wishes that an announcement can carry.
         stretch: What an error calls the code that the processes execute.
     """
@@ -111,14 +111,22 @@ def unequal_steps(
         + (f"finished the {stretch}" if step is None else f"called {step}")
         for step, numbers in slots.items()
     )
-    named = [step if step in CALLS else "step_optimizer" for step in slots if step is not None]
+    named = [_call(step) for step in slots if step is not None]
     calls = list(dict.fromkeys(named))
-    reason = "on a slot's own records" if calls == ["step_optimizer"] else "on the slot"
+    reason = "on the slot" if any(call in CALLS for call in calls) else "on a slot's own records"
     return InvalidTrialError(
         f"The slots of one {stretch} took different steps: {places}. Every slot must call "
         f"{' and '.join(calls)} equally often and in the same order; do not make it depend "
         f"{reason}."
     )
+
+
+def _call(step: str) -> str:
+    """Returns what the trial calls: of "scaler.update on scaler 0" the part before "on"."""
+    if step in CALLS:
+        return step
+    call, _, place = step.partition(" on ")
+    return call if place else "step_optimizer"
 
 
 def _enumerate(numbers: Sequence[int]) -> str:

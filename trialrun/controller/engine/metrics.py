@@ -116,7 +116,7 @@ class Reduced(NamedTuple):
     """The training metrics of a reporting period."""
 
     means: dict[str, float]
-    """Over batches and slots."""
+    """Over the records of all batches and slots."""
     batches: list[dict[str, float]]
     """For each batch the means over slots, where they were asked for."""
 
@@ -229,7 +229,13 @@ def _batch_means(tables: Sequence[_Table]) -> list[dict[str, float]]:
     batches = []
     for weights, *columns in cube:
         by_name = dict(zip(sorted(names), columns, strict=True))
-        batches.append({name: _mean(by_name[name], weights, "training") for name in names})
+        # Where no slot has a record of this batch, there is no mean of it.
+        batches.append(
+            {
+                name: _mean(by_name[name], weights, "training") if any(weights) else math.nan
+                for name in names
+            }
+        )
     return batches
 
 

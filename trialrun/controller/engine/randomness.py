@@ -8,8 +8,10 @@ numbers, whatever either did before.
 from __future__ import annotations
 
 import _random
+import contextlib
 import dataclasses
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,26 @@ class Generators:
         # What random.seed does with an integer, without its tests for other types.
         _random.Random.seed(_PYTHON_GENERATOR, python_word)
         _PYTHON_GENERATOR.gauss_next = None
+
+    @contextlib.contextmanager
+    def apart(self, stream: Stream, major: int, minor: int) -> Iterator[None]:
+        """Sets torch's generators to an address for a while, and puts them back.
+
+        Torch's alone: to put back numpy's takes 130 us, as long as a small batch.
+        """
+        device = self._device_generator
+        cpu_state = torch.default_generator.get_state()
+        device_state = None if device is None else device.get_state()
+        torch_word, device_word, _, _ = self._books[stream].words(major, minor)
+        torch.default_generator.manual_seed(torch_word)
+        if device is not None:
+            device.manual_seed(device_word)
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(cpu_state)
+            if device is not None and device_state is not None:
+                device.set_state(device_state)
 
     def save(self) -> GeneratorStates:
         """Returns where the generators stand, for a slot that has to wait for the others."""

@@ -15,35 +15,42 @@ Additions are element by element, so cutting vectors into chunks changes nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import torch
 
 from trialrun.controller.engine.collectives import Collectives
+
+T = TypeVar("T")
 
 Node = tuple[int, int]
 """(level, index) in the tree."""
 
 
-class TreeSum:
-    """Adds one vector for each slot along the tree, holding no more vectors than needed.
+class TreeSum(Generic[T]):
+    """Adds one summand for each slot along the tree, holding no more of them than needed.
 
-    Slots that come in order need at most log2(q) + 1 vectors at a time, as the digits of a binary
+    Slots that come in order need at most log2(q) + 1 summands at a time, as the digits of a binary
     counter. Where the first slot is no multiple of a power of two, it can be 2 log2(q).
 
     Args:
         num_slots: S.
+        add: Returns left plus right; it may overwrite either.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, add: Callable[[T, T], T]) -> None:
         self._num_slots = num_slots
+        self._add = add
         self._depth = (num_slots - 1).bit_length()
-        self._nodes: dict[Node, torch.Tensor] = {}
+        self._nodes: dict[Node, T] = {}
 
-    def add(self, node: Node, vector: torch.Tensor) -> None:
+    def add(self, node: Node, summand: T) -> None:
         """Puts in the sum at a node, and adds up as far as both children of a parent are there.
 
         Args:
             node: A slot's leaf is (0, slot).
-            vector: The sum over the node's slots. It is overwritten.
+            summand: The sum over the node's slots. It may be overwritten.
         """
         level, index = node
         while level < self._depth:
@@ -52,14 +59,14 @@ class TreeSum:
                 pass  # The right child lies beyond S: the parent is the left child alone.
             elif sibling in self._nodes:
                 other = self._nodes.pop(sibling)
-                left, right = (other, vector) if index % 2 else (vector, other)
-                vector = left.add_(right)
+                left, right = (other, summand) if index % 2 else (summand, other)
+                summand = self._add(left, right)
             else:
                 break
             level, index = level + 1, index // 2
-        self._nodes[level, index] = vector
+        self._nodes[level, index] = summand
 
-    def take(self) -> dict[Node, torch.Tensor]:
+    def take(self) -> dict[Node, T]:
         """Hands out the nodes that wait for siblings, in slot order, and forgets them."""
         nodes = dict(sorted(self._nodes.items(), key=lambda item: item[0][1] << item[0][0]))
         self._nodes = {}
@@ -72,10 +79,18 @@ def waiting_nodes(num_slots: int, first: int, stop: int) -> list[Node]:
     They are what a process sends; each process knows them of every other without asking.
     S = 20, P = 4, process 1 with slots 5 to 9: slot 5, slots 6 and 7, slots 8 and 9.
     """
-    tree = TreeSum(num_slots)
+    tree = TreeSum[None](num_slots, lambda left, right: None)
     for slot in range(first, stop):
-        tree.add((0, slot), torch.zeros(0))
+        tree.add((0, slot), None)
     return list(tree.take())
+
+
+def waiting_nodes_of_ranks(num_slots: int, num_processes: int) -> list[list[Node]]:
+    """Returns for each process the nodes that it sends."""
+    each = num_slots // num_processes
+    return [
+        waiting_nodes(num_slots, rank * each, (rank + 1) * each) for rank in range(num_processes)
+    ]
 
 
 class OrderedSum:
@@ -93,12 +108,8 @@ class OrderedSum:
     def __init__(self, num_slots: int, collectives: Collectives) -> None:
         self._num_slots = num_slots
         self._collectives = collectives
-        slots_each = num_slots // collectives.size
-        self._nodes_of_rank = [
-            waiting_nodes(num_slots, rank * slots_each, (rank + 1) * slots_each)
-            for rank in range(collectives.size)
-        ]
-        self._tree = TreeSum(num_slots)
+        self._nodes_of_rank = waiting_nodes_of_ranks(num_slots, collectives.size)
+        self._tree = TreeSum(num_slots, torch.Tensor.add_)
 
     def padded_length(self, length: int) -> int:
         """Returns the next length that can be cut into P equal chunks."""
@@ -130,7 +141,7 @@ class OrderedSum:
             receive_sizes=[len(nodes) * chunk for nodes in self._nodes_of_rank],
             send_sizes=[len(self._nodes_of_rank[rank]) * chunk] * size,
         )
-        tree = TreeSum(self._num_slots)
+        tree = TreeSum(self._num_slots, torch.Tensor.add_)
         rows = iter(received.view(-1, chunk))
         for nodes in self._nodes_of_rank:
             for node in nodes:

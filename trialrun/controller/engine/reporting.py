@@ -94,6 +94,8 @@ class Reporter:
         wants_batches = self._callbacks.listen_to("on_training_workload_end")
         reduced = self._window.reduce(with_batches=wants_batches)
         metrics = self._add_reducers(reduced.means)
+        # A metric that the trial returns under such a name is its own.
+        metrics = {**metrics, **self._execution.stepping.metrics(), **metrics}
         self._warn_of_non_finite(metrics, "training")
         if self._journal is not None:
             self._journal.training_metrics(

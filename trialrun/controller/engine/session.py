@@ -251,6 +251,7 @@ class TrialSession:
             metadata={
                 "identity": self.identity.to_json(),
                 "epoch_length": self.plan.epoch_length,
+                "experiment_config": config.to_json(),
                 "versions": _versions(),
                 **metadata,
             },

@@ -255,15 +255,19 @@ class FoldedSlots(Slots):
         raise unequal_steps(by_label)
 
 
-def make_slots(slots: range, local: SlotLocals, device: torch.device, num_threads: int) -> Slots:
-    """Returns the way to execute these slots in this process."""
-    if len(slots) == 1:
-        return SingleSlot(slots)
+def thread_preparation(device: torch.device, num_threads: int) -> Callable[[], None]:
+    """Returns what a new thread calls first: settings that belong to a thread, not the process."""
 
     def prepare_thread() -> None:
-        # Both are settings of a thread, not of the process.
         torch.set_num_threads(num_threads)
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
+    return prepare_thread
+
+
+def make_slots(slots: range, local: SlotLocals, prepare_thread: Callable[[], None]) -> Slots:
+    """Returns the way to execute these slots in this process."""
+    if len(slots) == 1:
+        return SingleSlot(slots)
     return FoldedSlots(slots, local, prepare_thread)

@@ -129,8 +129,9 @@ class Snapshots:
                 "optimizer_types": [type(optimizer).__name__ for optimizer in context.optimizers],
                 "optimizer_parameters": [self._parameter_names(o) for o in context.optimizers],
                 "modes": [_modes(model) for model in context.models],
-                "optimizer_steps": [steps.state_dict() for steps in self._execution.steps],
+                "optimizer_steps": [steps.state_dict() for steps in self._execution.stepping.steps],
                 "lr_schedulers": checkpoint[_LR_SCHEDULERS],
+                "scalers": self._execution.stepping.scalers.state_dicts(),
                 "slots": plain.snapshot(
                     [state for states in slot_states for state in states], "slot states"
                 ),
@@ -156,6 +157,9 @@ class Snapshots:
         require_same_count("models", context.models, contents.models)
         require_same_count("optimizers", context.optimizers, state["optimizers"])
         require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        # Checkpoints of earlier versions know of no scalers.
+        scalers = state.get("scalers", [])
+        require_same_count("gradient scalers", context.scalers, scalers)
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
             load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])
@@ -172,8 +176,11 @@ class Snapshots:
                 ) from error
         for wrapped, saved in zip(context.lr_schedulers, state["lr_schedulers"], strict=True):
             wrapped.scheduler.load_state_dict(plain.restore(saved))
-        for steps, saved in zip(self._execution.steps, state["optimizer_steps"], strict=True):
+        for steps, saved in zip(
+            self._execution.stepping.steps, state["optimizer_steps"], strict=True
+        ):
             steps.load_state_dict(saved)
+        self._execution.stepping.scalers.load_state_dicts(scalers)
         self._restore_slots(state["slots"])
         self._trial.load_state_dict(plain.restore(state["trial"]))
         self._callbacks.load_state_dict(callback_states)

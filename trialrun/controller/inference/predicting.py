@@ -70,7 +70,6 @@ def predict_into(
         TrialrunError: The folder cannot be written.
     """
     with written_whole(folder) as aside:
-        opened.inference.restore()
         data = opened.inference.prediction_data(split)
         predicted = _predict(opened, data, aside, table_format, chunk_bytes)
         manifest = {

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 
 from trialrun._errors import CheckpointError, InvalidTrialError
+from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_complete
 from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.engine.collectives import SingleProcess
@@ -94,6 +98,7 @@ def open_trained(
     if hparams is None or "hyperparameters" in weights.metadata:
         values = {**facts.get("hyperparameters", "hparams="), **values}
     identity = facts.get("identity")
+    events = Path(tempfile.mkdtemp(prefix="trialrun-"))
     runtime = Runtime(
         RuntimeSettings(
             hyperparameters=values,
@@ -101,11 +106,20 @@ def open_trained(
             aggregation_frequency=identity["aggregation_frequency"],
             seed=identity["seed"],
             intra_op_threads=identity["intra_op_threads"],
+            record=RunRecord(
+                experiment_config=weights.metadata.get("experiment_config"),
+                experiment_id=weights.metadata.get("experiment", 0),
+                trial_id=weights.metadata.get("trial", 0),
+            ),
+            # What the trial writes there, as it is built or evaluated, is no part of the run.
+            tensorboard_path=events,
+            logs_to_tensorboard=False,
         ),
         collectives=SingleProcess(),
         device=device,
         stop_request=StopRequest(),
     )
+    weakref.finalize(runtime.context, shutil.rmtree, events, ignore_errors=True)
     runtime.execution.begin_at(facts.get("batches"), facts.get("epoch_length"))
     if trial_class is None:
         name = _class_name(weights.metadata.get("trial_class"))
