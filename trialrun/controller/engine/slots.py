@@ -22,6 +22,8 @@ from trialrun.controller.engine.meetings import unequal_steps
 
 T = TypeVar("T")
 
+_HEARING_SECONDS = 0.1
+
 
 class SlotError(Exception):
     """User code raised in one slot; the cause is the user's exception."""
@@ -150,11 +152,11 @@ class FoldedSlots(Slots):
         self._idle.clear()
         self._turns[0].release()
         try:
-            self._idle.wait()
+            self._wait_until_idle()
         except BaseException as interruption:  # Ctrl-C, in the main thread of a script
             # The slot that computes comes to its end, or to a meeting; then all unwind.
             self._interruption = interruption
-            self._idle.wait()
+            self._wait_until_idle()
             raise
         if self._failure is not None:
             raise self._failure
@@ -228,6 +230,12 @@ class FoldedSlots(Slots):
             self._idle.set()
         else:
             self._turns[index + 1].release()
+
+    def _wait_until_idle(self) -> None:
+        # Python hears signals while the main thread runs: one that comes just as it falls asleep
+        # would not be heard before the batch ends.
+        while not self._idle.wait(_HEARING_SECONDS):
+            pass
 
     def _give_way(self) -> None:
         if self._interruption is not None:
