@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -344,6 +345,24 @@ def test_an_interruption_at_any_moment_unwinds_all_slots(moment: tuple[str, int]
     assert made.run(task) == [0, 1, 2]
     made.close()
     assert slot_threads() == set()
+
+
+def test_a_signal_that_the_system_hands_to_a_slots_thread_is_heard() -> None:
+    heard = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    slots = folded(range(2), RecordingLocals())
+
+    def task(slot: int) -> bool:
+        if slot == 0:
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        # Its handler runs in the main thread, which waits for this one.
+        return heard.wait(timeout=30)
+
+    try:
+        assert slots.run(task) == [True, True]
+    finally:
+        slots.close()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_one_slot_needs_no_thread() -> None:

@@ -22,6 +22,8 @@ from trialrun.controller.engine.meetings import unequal_steps
 
 T = TypeVar("T")
 
+_HEAR_SIGNALS_SECONDS = 0.5
+
 
 class SlotError(Exception):
     """User code raised in one slot; the cause is the user's exception."""
@@ -150,11 +152,11 @@ class FoldedSlots(Slots):
         self._idle.clear()
         self._turns[0].release()
         try:
-            self._idle.wait()
+            self._wait_until_idle()
         except BaseException as interruption:  # Ctrl-C, in the main thread of a script
             # The slot that computes comes to its end, or to a meeting; then all unwind.
             self._interruption = interruption
-            self._idle.wait()
+            self._wait_until_idle()
             raise
         if self._failure is not None:
             raise self._failure
@@ -184,6 +186,12 @@ class FoldedSlots(Slots):
             self._turns[index].release()
             thread.join()
         self._threads = []
+
+    def _wait_until_idle(self) -> None:
+        # Only the main thread runs signal handlers, and the system may hand a signal to another
+        # one, which does not wake it.
+        while not self._idle.wait(_HEAR_SIGNALS_SECONDS):
+            pass
 
     def _start_threads(self) -> None:
         # Not before the first batch: a trial that is refused while it is set up leaves none behind.
