@@ -19,8 +19,8 @@ from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_complete
 from trialrun.controller.checkpoints.weights import read_weights
-from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.inference import Inference
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
