@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trialrun.controller.bookkeeping import Database, Recorder, claim_trial, create_experiment
 from trialrun.controller.config import read_config
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.session import TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 

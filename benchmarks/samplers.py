@@ -28,7 +28,7 @@ import torch.utils.data
 from _measure import interleave, print_ratios
 
 from trialrun import DataLoader, samplers
-from trialrun.controller.engine.loaders import TrainingData
+from trialrun.controller.engine.data.loaders import TrainingData
 from trialrun.samplers.permutation import THRESHOLD
 
 BATCH_SIZE = 256

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from support import Event, Run, run_with_stops
 
-from trialrun.controller.engine.collectives import Collectives, ProcessGroup
+from trialrun.controller.engine.parallel.collectives import Collectives, ProcessGroup
 from trialrun.controller.engine.session import TrialSpec
 
 PRELOADED = ["process_launch", "torch._dynamo"]

@@ -24,8 +24,8 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.checkpoints.retention import CheckpointKeeper
 from trialrun.controller.checkpoints.store import CheckpointStore
 from trialrun.controller.config import read_config
-from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.session import open_session
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.experiments import prepared_attempt, submit_experiment

@@ -17,8 +17,8 @@ from trialrun.controller.checkpoints.contents import (
 )
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.config import read_config
-from trialrun.controller.engine.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 

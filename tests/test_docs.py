@@ -21,7 +21,7 @@ from support import make_spec, run_session
 from trialrun.cli import main
 from trialrun.controller.bookkeeping import Database, RunState, get_trial
 from trialrun.controller.config import ExperimentConfig
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.rehearsal import rehearse
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from trials.measuring import Measuring, records
 from trialrun import CheckpointError, InvalidTrialError
 from trialrun._torchmetrics import TorchmetricsReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
-from trialrun.controller.engine.reducers import ReducerError
+from trialrun.controller.engine.reports.reducers import ReducerError
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from trialrun.controller import plain
-from trialrun.controller.engine.collectives import Collectives, PendingGather
+from trialrun.controller.engine.parallel.collectives import Collectives, PendingGather
 
 T = TypeVar("T")
 

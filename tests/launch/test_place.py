@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trialrun import ConfigurationError
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.launch.joining import join
 from trialrun.controller.launch.place import Place
 

@@ -148,7 +148,7 @@ def predict(
 def _user_errors() -> Iterator[None]:
     """Shows warnings, and lets an error of the trial's own code be seen as it was raised."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from trialrun.controller.engine.slots import SlotError
+    from trialrun.controller.engine.parallel.slots import SlotError
 
     try:
         yield

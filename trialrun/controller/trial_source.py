@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trialrun._errors import InvalidTrialError
 from trialrun.controller.bookkeeping import ExperimentRow
+from trialrun.controller.going_on import is_of_script
 
 
 def trial_file_of(experiment: ExperimentRow) -> Path:
@@ -15,7 +16,7 @@ def trial_file_of(experiment: ExperimentRow) -> Path:
         InvalidTrialError: It is gone, and so is the copy that was kept of it; or a script trained
             the trial, which a command cannot import without running it.
     """
-    if ":" in experiment.trial_class:  # module:Class
+    if is_of_script(experiment):
         raise InvalidTrialError(
             f"Experiment {experiment.id} was trained by a script of yours, which alone can make "
             f"its {experiment.trial_class.rpartition(':')[2]}. Load it there with "

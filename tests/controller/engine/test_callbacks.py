@@ -12,8 +12,8 @@ from support import make_spec, resume, run_session, run_with_stops, write_trial
 
 from trialrun import CheckpointError, InvalidTrialError
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.session import TrialSpec
-from trialrun.controller.engine.slots import SlotError
 
 PARTS = "callbacks, lr_schedulers_state_dict, models_state_dict, note, optimizers_state_dict"
 DOCS = Path(__file__).parents[3] / "docs" / "trial.md"

@@ -10,7 +10,7 @@ from support import Run, make_spec, run_session, run_with_stops, write_trial
 from trials.linear import records
 
 from trialrun import InvalidMetricError, InvalidTrialError
-from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.trial_file import load_trial_class
 
 HEAD = """

@@ -11,7 +11,7 @@ import torch
 from process_launch import Job, Launcher
 from support import Run, make_spec, resume, run_session, run_with_stops
 
-from trialrun.controller.engine.collectives import Collectives, SingleProcess
+from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.session import TrialSpec
 
 STOPS = (("progress", 2), ("progress", 4), ("training", 6))

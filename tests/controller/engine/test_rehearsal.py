@@ -9,7 +9,7 @@ import torch
 from support import make_spec, write_trial
 
 from trialrun import CheckpointError
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.rehearsal import rehearse
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import make_spec, new_session
 
-from trialrun.controller.engine.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.rehearsal import rehearse
 
 

@@ -23,8 +23,8 @@ from support import (
 from trialrun import CheckpointError, InvalidTrialError
 from trialrun.controller.engine import schedule
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.session import TrialSpec
-from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
 
 HEAD = """

@@ -4,8 +4,8 @@ from typing import Any
 
 from thread_collectives import run_on_threads
 
-from trialrun.controller.engine.collectives import Collectives, SingleProcess
-from trialrun.controller.engine.meetings import Meetings
+from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
+from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.schedule import BoundaryWishes, Event
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 

@@ -11,7 +11,7 @@ from support import TRIALS
 from trialrun import BookkeepingError, CheckpointError, InvalidTrialError
 from trialrun.controller.bookkeeping import CheckpointState, ExperimentRow, mark_checkpoint
 from trialrun.controller.engine.building import Split
-from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.inference.evaluating import open_checkpoint
 from trialrun.controller.trial_source import trial_file_of
 

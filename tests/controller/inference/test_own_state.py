@@ -13,7 +13,7 @@ from support import write_trial
 import trialrun
 from trialrun.controller.checkpoints.export import export_checkpoint
 from trialrun.controller.engine.building import Split
-from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.inference.evaluating import open_checkpoint
 
 TRIAL = """

@@ -16,7 +16,7 @@ import trialrun
 from trialrun import ConfigurationError, InvalidDataLoaderError, InvalidTrialError, TrialrunError
 from trialrun.controller.checkpoints.manifest import verify
 from trialrun.controller.engine.building import Split
-from trialrun.controller.engine.slots import SlotError
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.inference.evaluating import open_checkpoint
 from trialrun.controller.inference.predicting import CHUNK_BYTES, Predicted, predict_into
 from trialrun.controller.inference.tables import TableFormat

@@ -4,7 +4,7 @@ import pytest
 from thread_collectives import run_on_threads
 
 from trialrun import RunConflictError, TrialrunError
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.trainer.chief import on_chief
 
 

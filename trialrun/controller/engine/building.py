@@ -11,12 +11,15 @@ from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
 from trialrun.controller.engine.callbacks import Callbacks
+from trialrun.controller.engine.data.foreign_loaders import (
+    ForeignTrainingData,
+    ForeignValidationData,
+)
+from trialrun.controller.engine.data.loaders import TrainingData, ValidationData
+from trialrun.controller.engine.data.sources import TrainingSource, ValidationSource
 from trialrun.controller.engine.evaluation import FullDataset
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.foreign_loaders import ForeignTrainingData, ForeignValidationData
-from trialrun.controller.engine.loaders import TrainingData, ValidationData
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.sources import TrainingSource, ValidationSource
 from trialrun.samplers.addresses import Stream
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from trialrun._callback import Callback
 from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.slots import SlotError
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)

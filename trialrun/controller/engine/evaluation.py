@@ -14,20 +14,20 @@ import torch
 from trialrun._errors import TrialrunError
 from trialrun._trial import Trial
 from trialrun.controller.engine.callbacks import Callbacks
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.data.sources import ValidationSource
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.metrics import (
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.parallel.slots import SlotError
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reports.metrics import (
     EvaluatedBatch,
     check_batch_length,
     check_scalars,
     reduce_evaluated,
     to_floats,
 )
-from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.reducers import Phase
+from trialrun.controller.engine.reports.reducers import Phase
 from trialrun.controller.engine.schedule import Event
-from trialrun.controller.engine.slots import SlotError
-from trialrun.controller.engine.sources import ValidationSource
 from trialrun.controller.engine.stopping import Agreement
 from trialrun.samplers.addresses import Stream
 

@@ -17,27 +17,27 @@ from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
-from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.exchange import SET_UP, SlotExchange, refused
-from trialrun.controller.engine.meetings import FINISHED, Meetings
-from trialrun.controller.engine.metrics import (
-    TrainingWindow,
-    check_batch_length,
-    check_scalars,
-)
-from trialrun.controller.engine.mixed_precision import MixedPrecision, as_it_runs
-from trialrun.controller.engine.optimization import StepRequest
-from trialrun.controller.engine.parameters import require_initialized
-from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.reducers import SlotReducers
-from trialrun.controller.engine.schedule import Event
-from trialrun.controller.engine.slot_state import (
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.parallel.exchange import SET_UP, SlotExchange, refused
+from trialrun.controller.engine.parallel.meetings import FINISHED, Meetings
+from trialrun.controller.engine.parallel.slot_state import (
     FoldedSlotState,
     ModelBuffers,
     SingleSlotState,
 )
-from trialrun.controller.engine.slots import Slots, make_slots, thread_preparation
-from trialrun.controller.engine.stepping import Stepping, meeting_places, plain_backward
+from trialrun.controller.engine.parallel.slots import Slots, make_slots, thread_preparation
+from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.reports.metrics import (
+    TrainingWindow,
+    check_batch_length,
+    check_scalars,
+)
+from trialrun.controller.engine.reports.reducers import SlotReducers
+from trialrun.controller.engine.schedule import Event
+from trialrun.controller.engine.steps.mixed_precision import MixedPrecision, as_it_runs
+from trialrun.controller.engine.steps.optimization import StepRequest
+from trialrun.controller.engine.steps.parameters import require_initialized
+from trialrun.controller.engine.steps.stepping import Stepping, meeting_places, plain_backward
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 

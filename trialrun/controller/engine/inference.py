@@ -18,18 +18,18 @@ from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.weights import Weights
 from trialrun.controller.engine.building import SourceBuilder, Split
 from trialrun.controller.engine.callbacks import Callbacks
-from trialrun.controller.engine.evaluation import Evaluated, Evaluator
-from trialrun.controller.engine.mixed_precision import as_it_runs
-from trialrun.controller.engine.prediction_data import (
+from trialrun.controller.engine.data.prediction_data import (
     DescribedData,
     LoaderData,
     PredictionData,
 )
-from trialrun.controller.engine.reducers import Phase
+from trialrun.controller.engine.evaluation import Evaluated, Evaluator
+from trialrun.controller.engine.parallel.slots import SlotError
+from trialrun.controller.engine.reports.reducers import Phase
 from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.engine.schedule import BoundaryWishes
-from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.snapshot import as_callbacks_want_it
+from trialrun.controller.engine.steps.mixed_precision import as_it_runs
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import load_weights
 from trialrun.samplers.addresses import Stream

@@ -16,11 +16,11 @@ from trialrun.controller.checkpoints.best import is_better
 from trialrun.controller.checkpoints.contents import CheckpointContents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.callbacks import Callbacks
-from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.evaluation import Evaluator
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.metrics import TrainingWindow
-from trialrun.controller.engine.reporting import Reporter
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.reports.metrics import TrainingWindow
+from trialrun.controller.engine.reports.reporting import Reporter
 from trialrun.controller.engine.schedule import Event, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.stopping import Agreement

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from trialrun._trial import Trial
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.parallel.collectives import Collectives
 
 
 def prepare_data(

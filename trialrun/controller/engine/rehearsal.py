@@ -15,10 +15,10 @@ from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.digest import named_tensors
 from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.reports.tensorboard_log import CheckpointWriter
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.engine.tensorboard_log import CheckpointWriter
 
 
 class OpenFresh(Protocol):

@@ -12,8 +12,8 @@ import torch
 from trialrun._context import TrialContext
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
-from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream

@@ -28,25 +28,25 @@ from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.config import Advice, ExperimentConfig
 from trialrun.controller.cores import num_cores
 from trialrun.controller.engine.building import SourceBuilder
-from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.data_wait import DataWait
+from trialrun.controller.engine.data.data_wait import DataWait
+from trialrun.controller.engine.data.sources import DataFacts
 from trialrun.controller.engine.devices import device_name
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
-from trialrun.controller.engine.metrics import TrainingWindow
+from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.preparation import prepare_data
-from trialrun.controller.engine.reporting import Journal, Reporter
-from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
-from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
-from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.sources import DataFacts
-from trialrun.controller.engine.stopping import Agreement, StopRequest
-from trialrun.controller.engine.tensorboard_log import (
+from trialrun.controller.engine.reports.metrics import TrainingWindow
+from trialrun.controller.engine.reports.reporting import Journal, Reporter
+from trialrun.controller.engine.reports.tensorboard_log import (
     CheckpointWriter,
     TensorBoardJournal,
     TensorBoardLog,
     TensorBoardSink,
 )
+from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
+from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.snapshot import Progress, Snapshots
+from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.samplers.permutation import ALGORITHM_VERSION

@@ -13,10 +13,10 @@ from trialrun._trial import Trial
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import CheckpointContents
 from trialrun.controller.engine.callbacks import Callbacks
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.data.sources import TrainingSource
 from trialrun.controller.engine.execution import Execution
-from trialrun.controller.engine.metrics import TrainingWindow
-from trialrun.controller.engine.sources import TrainingSource
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.reports.metrics import TrainingWindow
 from trialrun.controller.engine.weights import (
     load_model,
     non_persistent_buffers,

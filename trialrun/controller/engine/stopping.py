@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trialrun.controller.engine.collectives import Collectives
-from trialrun.controller.engine.meetings import FINISHED, Meetings
+from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.parallel.meetings import FINISHED, Meetings
 
 
 class StopRequest:

@@ -19,8 +19,8 @@ from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_complete
 from trialrun.controller.checkpoints.weights import read_weights
-from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.inference import Inference
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
@@ -122,8 +122,8 @@ def open_trained(
     weakref.finalize(runtime.context, shutil.rmtree, events, ignore_errors=True)
     runtime.execution.begin_at(facts.get("batches"), facts.get("epoch_length"))
     if trial_class is None:
+        name = _class_name(weights.metadata.get("trial_class"))
         file = trial_file or _trial_file(folder, facts)
-        name = weights.metadata.get("trial_class")
         cls = runtime.at_first_address(lambda: load_trial_class(file, name))
     else:
         cls = trial_class
@@ -164,6 +164,19 @@ class _Facts:
                 f"{self._folder / 'metadata.json'} does not say {name!r}. {advice}"
             )
         return self._metadata[name]
+
+
+def _class_name(recorded: str | None) -> str | None:
+    """Returns which class of the trial's file was trained; None where it has only one."""
+    if recorded is None:
+        return None
+    module, _, name = recorded.rpartition(":")  # a script has recorded module:Class
+    if module == "__main__":
+        raise InvalidTrialError(
+            f"The checkpoint was trained by a script or notebook, which defines its {name}: to "
+            "import it would run it. Give trial_class=."
+        )
+    return name
 
 
 def _trial_file(folder: Path, facts: _Facts) -> Path:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from trialrun._errors import ConfigurationError
-from trialrun.controller.engine.collectives import Collectives, ProcessGroup, SingleProcess
+from trialrun.controller.engine.parallel.collectives import Collectives, ProcessGroup, SingleProcess
 from trialrun.controller.launch.place import Place
 
 # A launcher notices processes that have ended. One that only waits, as for a slow disk, is none of

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trialrun.controller.checkpoints.store import CheckpointStore
-from trialrun.controller.engine.collectives import Collectives
 from trialrun.controller.engine.devices import prepare_device
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest

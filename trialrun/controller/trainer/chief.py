@@ -7,7 +7,7 @@ from typing import Any
 
 from trialrun import _errors
 from trialrun._errors import TrialrunError
-from trialrun.controller.engine.collectives import Collectives
+from trialrun.controller.engine.parallel.collectives import Collectives
 
 
 def on_chief(collectives: Collectives, call: Callable[[], Any], name: str) -> Any:

@@ -19,12 +19,12 @@ from trialrun._units import Unit
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
 from trialrun.controller.engine.loop import Outcome
+from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.rehearsal import rehearse_with
+from trialrun.controller.engine.reports.tensorboard_log import CheckpointWriter
 from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.engine.session import TrialSession, begin_with_weights
-from trialrun.controller.engine.slots import SlotError
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.engine.tensorboard_log import CheckpointWriter
 from trialrun.controller.trainer.arguments import (
     AS_CONFIGURED,
     AsConfigured,

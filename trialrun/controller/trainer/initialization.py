@@ -21,8 +21,8 @@ from trialrun.controller.config import (
     read_config,
     read_config_file,
 )
-from trialrun.controller.engine.collectives import Collectives, ProcessGroup, SingleProcess
 from trialrun.controller.engine.devices import prepare_device
+from trialrun.controller.engine.parallel.collectives import Collectives, ProcessGroup, SingleProcess
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trialrun.controller.engine.reporting import Journal
+from trialrun.controller.engine.reports.reporting import Journal
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, Plan
 
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all

@@ -1,0 +1,1 @@
+"""Slots and processes: who executes what, where they wait for each other, what they exchange."""
