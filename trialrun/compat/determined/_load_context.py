@@ -15,8 +15,8 @@ from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
-from trialrun.controller.engine.collectives import SingleProcess
 from trialrun.controller.engine.execution import Execution
+from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.stopping import StopRequest
 
