@@ -148,7 +148,7 @@ class Evaluator:
         """Lets slot 0 evaluate everything, and the others wait."""
         scalars: dict[str, Any] = {}
         if 0 in self._execution.slot_numbers:
-            with self._in_slot(0, 0):
+            with self._in_slot(0, 0, "evaluate_full_dataset"):
                 evaluate = self._execution.as_it_runs(self._trial.evaluate_full_dataset)
                 returned = evaluate(data_loader=data.loader)
                 scalars = check_scalars(returned, "evaluate_full_dataset")
@@ -163,21 +163,22 @@ class Evaluator:
             self._execution.acting_slot = None
 
     @contextlib.contextmanager
-    def _in_slot(self, slot: int, number: int) -> Iterator[None]:
+    def _in_slot(self, slot: int, number: int, method: str) -> Iterator[None]:
         """Lets user code evaluate for a slot, with the random numbers of a batch."""
         self._execution.acting_slot = slot
         self._reducers.enter(Phase.VALIDATION, slot)
         self._reducers.begin_batch(number)
         self._generators.enter(Stream.VALIDATION, number)
         try:
-            yield
+            with self._execution.stepping.schedules.refused_in(method):
+                yield
         except TrialrunError:
             raise
         except (Exception, SystemExit) as error:
             raise SlotError(slot) from error
 
     def _evaluate_piece(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
-        with self._in_slot(slot, number):
+        with self._in_slot(slot, number, "evaluate_batch"):
             batch = self._execution.on_device(batch)
             scalars = check_scalars(self._evaluate_batch(batch, number), "evaluate_batch")
             return number, check_batch_length(self._trial.get_batch_length(batch)), scalars

@@ -122,6 +122,70 @@ def test_a_scheduler_that_some_slots_alone_step_is_refused(tmp_path: Path) -> No
     )
 
 
+EVALUATING = {
+    "evaluate_batch": """
+    def step(self, batch_idx):
+        pass
+
+    def evaluate_batch(self, batch):
+        self.scheduler.step()
+        return {"loss": self.loss(batch)}
+""",
+    "evaluate_full_dataset": """
+    evaluate_batch = trialrun.Trial.evaluate_batch
+
+    def step(self, batch_idx):
+        pass
+
+    def evaluate_full_dataset(self, data_loader):
+        self.scheduler.step()
+        return {"loss": self.loss(next(iter(data_loader)))}
+""",
+}
+
+
+@pytest.mark.parametrize("method", EVALUATING)
+def test_a_scheduler_that_is_stepped_where_slots_evaluate_is_refused(
+    tmp_path: Path, method: str
+) -> None:
+    source = "import trialrun\n" + MANUAL + EVALUATING[method]
+    assert refusal(tmp_path, source, slots=2) == (
+        f"{method} called scheduler.step on LR scheduler 0 (StepLR), but not every process "
+        "executes it equally often, so the processes would go on with different rates. Call it in "
+        "a callback's on_validation_end, which gets the metrics in every process."
+    )
+    run_linear(tmp_path, source, slots=1)
+
+
+LISTENING = """
+class Stepping(trialrun.Callback):
+    def __init__(self, trial):
+        self.trial = trial
+
+    def on_validation_end(self, metrics):
+        self.trial.scheduler.step()
+"""
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_callback_may_step_a_scheduler_once_in_each_process(tmp_path: Path, slots: int) -> None:
+    source = (
+        "import trialrun\n"
+        + LISTENING
+        + MANUAL
+        + """
+    def step(self, batch_idx):
+        pass
+
+    def build_callbacks(self):
+        return {"stepping": Stepping(self)}
+"""
+    )
+    run, _ = run_linear(tmp_path, source, slots=slots)
+    # Validations at 4 and 8.
+    assert run.checkpoints[-1].contents.state["lr_schedulers"][0]["last_epoch"] == 2
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize(
     "mode", ["STEP_EVERY_EPOCH", "STEP_EVERY_BATCH", "STEP_EVERY_OPTIMIZER_STEP"]

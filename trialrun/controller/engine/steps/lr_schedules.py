@@ -55,6 +55,7 @@ class Schedules:
         self._is_training_batch = is_training_batch
         self._announce = announce
         self._is_stepping = False
+        self._refused_in: str | None = None
         # What slots have passed to the step for which they wait.
         self._arguments: list[tuple[list[Any], dict[str, Any]]] = []
         for index, wrapped in enumerate(schedulers):
@@ -87,6 +88,15 @@ class Schedules:
         """
         step_batch_schedulers(self._schedulers, window, epoch_length, self.step)
 
+    @contextlib.contextmanager
+    def refused_in(self, method: str) -> Iterator[None]:
+        """Refuses steps while a method runs that slots, and so processes, call unequally often."""
+        self._refused_in = method
+        try:
+            yield
+        finally:
+            self._refused_in = None
+
     def close(self) -> None:
         """Leaves the schedulers to the trial."""
         for wrapped in self._schedulers:
@@ -104,6 +114,12 @@ class Schedules:
         label = scheduler_label(index, wrapped)
 
         def step(own: Original, *args: Any, **kwargs: Any) -> Any:
+            if self._refused_in is not None and self._num_slots > 1:
+                raise InvalidTrialError(
+                    f"{self._refused_in} called {label}, but not every process executes it equally "
+                    "often, so the processes would go on with different rates. Call it in a "
+                    "callback's on_validation_end, which gets the metrics in every process."
+                )
             if self._is_stepping or not self._is_training_batch():
                 return own(*args, **kwargs)
             if wrapped.step_mode is not StepMode.MANUAL_STEP:
