@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 _TORCH_FLOATS = {"float16", "float32", "float64", "complex64", "complex128"}
 
 
-def data_length(batch: Any) -> int:
+def data_length(data: Any) -> int:
     """Returns the number of records in a batch: the length of its first tensor or array.
 
     Args:
-        batch: A tensor, numpy array or packed sequence with the records along its first dimension,
+        data: A tensor, numpy array or packed sequence with the records along its first dimension,
             or a dictionary, sequence or dataclass, however deep, that holds one. A dictionary
             without any may have lists as columns, such as texts.
 
     Raises:
         InvalidTrialError: No tensor, array or column is found.
     """
-    length = _length(batch)
+    length = _length(data)
     if length is None:
         raise InvalidTrialError(
-            f"The number of records in a batch of type {type(batch).__name__} is unknown. Override "
+            f"The number of records in a batch of type {type(data).__name__} is unknown. Override "
             "get_batch_length(batch) in the trial."
         )
     return length
