@@ -244,9 +244,9 @@ def test_sums_over_a_window_are_refused_where_there_is_a_window() -> None:
     alone = {"average_aggregated_gradients": False}
     assert read("optimizations", alone).remarks == ()
     assert problems({**MINIMAL, "optimizations": {**alone, "aggregation_frequency": 4}}) == [
-        "Configuration key 'optimizations.average_aggregated_gradients' is False, but trialrun "
-        "averages the gradients of a window. Leave the key out, and hand context.backward the loss "
-        "times 4: that is their sum."
+        "Configuration key 'optimizations.average_aggregated_gradients' is False, which here is "
+        "said of each optimizer. Leave the key out, and write context.wrap_optimizer(optimizer, "
+        "average_aggregated_gradients=False) in the trial."
     ]
 
 

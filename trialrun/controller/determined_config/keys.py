@@ -145,7 +145,7 @@ KEYS: tuple[Key, ...] = (
         ("optimizations.average_training_metrics", True),
     ),
     *_no_meaning(
-        "Precision is the business of the trial. Use torch.amp.autocast in it.",
+        "Precision is the business of the trial: context.experimental.use_amp() in its __init__.",
         ("optimizations.mixed_precision", "O0"),
     ),
     *_no_meaning(
@@ -186,7 +186,7 @@ KEYS: tuple[Key, ...] = (
     ),
     *_no_meaning(_NO_CLUSTER, "slurm", "pbs", "preemption_timeout"),
     *_no_meaning(
-        "There is no profiler of machines. Use torch.profiler in the trial.",
+        "There is no profiler of machines. context.set_profiler is torch's, for the trial.",
         ("profiling.enabled", False),
         ("profiling.begin_on_batch", 0),
         "profiling.end_after_batch",
@@ -202,7 +202,8 @@ KEYS: tuple[Key, ...] = (
         "retention_policy",
     ),
     *_no_meaning(
-        "Metrics are in trialrun's records. trialrun metrics prints them.", "tensorboard_storage"
+        "TensorBoard's events lie in trialrun's home, in the folder of the experiment.",
+        "tensorboard_storage",
     ),
     *_no_meaning(_NO_MASTER, "integrations", "internal", "security"),
     *_no_meaning("It was removed from Determined too. Read the data in the trial.", "data_layer"),

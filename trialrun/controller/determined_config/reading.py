@@ -272,9 +272,10 @@ class _Reader:
         averages = self._value("optimizations.average_aggregated_gradients")
         if averages is False and frequency not in (None, 1):
             self._problems.append(
-                "Configuration key 'optimizations.average_aggregated_gradients' is False, but "
-                "trialrun averages the gradients of a window. Leave the key out, and hand "
-                f"context.backward the loss times {frequency}: that is their sum."
+                "Configuration key 'optimizations.average_aggregated_gradients' is False, which "
+                "here is said of each optimizer. Leave the key out, and write "
+                "context.wrap_optimizer(optimizer, average_aggregated_gradients=False) in the "
+                "trial."
             )
 
     def _read_translated(self) -> ExperimentConfig:
