@@ -84,7 +84,9 @@ def weighted_record(weights: list[float], seed: int, position: int) -> int:
     word = splitmix_word(root_key(seed, Stream.WEIGHTED).tolist(), position)
     sums = list(itertools.accumulate(weights))
     target = (word >> 11) / 2**53 * sums[-1]
-    return next(record for record, total in enumerate(sums) if total > target)
+    # Below 1e-307 the product may be rounded up to the whole sum, which is beyond every record.
+    last = max(record for record, weight in enumerate(weights) if weight > 0)
+    return next((record for record, total in enumerate(sums) if total > target), last)
 
 
 def length_groups(
