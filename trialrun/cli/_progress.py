@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from trialrun.cli._output import format_duration, format_metrics
+from trialrun.cli._output import format_count, format_duration, format_metrics
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -68,8 +68,9 @@ class AttemptView:
         experiment, attempt, config = prepared.experiment, prepared.attempt, prepared.config
         click.echo(
             f"Experiment {experiment.id} ({experiment.name}): seed {prepared.trial.seed}, "
-            f"{_count(config.slots, 'slot')} on {_count(attempt.num_processes, 'process')}, "
-            f"{_count(config.intra_op_threads or 1, 'thread')} each"
+            f"{format_count(config.slots, 'slot')} on "
+            f"{format_count(attempt.num_processes, 'process')}, "
+            f"{format_count(config.intra_op_threads or 1, 'thread')} each"
         )
         click.echo(f"Records: {self._database.name}")
         click.echo(f"Files: {experiment.directory}")
@@ -219,9 +220,3 @@ class AttemptView:
         if not rate or not total:
             return ""
         return f", {format_duration(max(total - batches, 0) / rate)} left"
-
-
-def _count(number: int, noun: str) -> str:
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}es" if noun.endswith("s") else f"{number} {noun}s"

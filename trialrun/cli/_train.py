@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from trialrun.cli._output import format_count
 from trialrun.cli._progress import AttemptView
 from trialrun.controller.bookkeeping import (
     CheckpointState,
@@ -93,7 +94,8 @@ def rehearse(
     click.echo(printed.removesuffix(f"{message}\n"), nl=False)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(
-            f"The rehearsal on {config.slots} slots and {num_processes} processes went well: "
+            f"The rehearsal on {format_count(config.slots, 'slot')} and "
+            f"{format_count(num_processes, 'process')} went well: "
             "training, validation, a checkpoint, and a restore into a "
             "fresh trial that goes on to the same bits."
         )
