@@ -87,10 +87,3 @@ def format_duration(seconds: float) -> str:
 
 def _json_default(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def format_count(number: int, noun: str) -> str:
-    """Returns "1 slot", "2 slots" or "2 processes"."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}es" if noun.endswith("s") else f"{number} {noun}s"

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from trialrun.cli._output import format_count, format_duration, format_metrics
+from trialrun.cli._output import format_duration, format_metrics
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -28,6 +28,7 @@ from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
 from trialrun.controller.warm_start import describe_warm_start
+from trialrun.controller.wording import count
 
 _LOOK_SECONDS = 0.2
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
@@ -68,9 +69,9 @@ class AttemptView:
         experiment, attempt, config = prepared.experiment, prepared.attempt, prepared.config
         click.echo(
             f"Experiment {experiment.id} ({experiment.name}): seed {prepared.trial.seed}, "
-            f"{format_count(config.slots, 'slot')} on "
-            f"{format_count(attempt.num_processes, 'process')}, "
-            f"{format_count(config.intra_op_threads or 1, 'thread')} each"
+            f"{count(config.slots, 'slot')} on "
+            f"{count(attempt.num_processes, 'process')}, "
+            f"{count(config.intra_op_threads or 1, 'thread')} each"
         )
         click.echo(f"Records: {self._database.name}")
         click.echo(f"Files: {experiment.directory}")

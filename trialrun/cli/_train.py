@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from trialrun.cli._output import format_count
 from trialrun.cli._progress import AttemptView
 from trialrun.controller.bookkeeping import (
     CheckpointState,
@@ -23,6 +22,7 @@ from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_attempt, run_rehearsal
+from trialrun.controller.wording import count
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
@@ -94,8 +94,8 @@ def rehearse(
     click.echo(printed.removesuffix(f"{message}\n"), nl=False)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(
-            f"The rehearsal on {format_count(config.slots, 'slot')} and "
-            f"{format_count(num_processes, 'process')} went well: "
+            f"The rehearsal on {count(config.slots, 'slot')} and "
+            f"{count(num_processes, 'process')} went well: "
             "training, validation, a checkpoint, and a restore into a "
             "fresh trial that goes on to the same bits."
         )

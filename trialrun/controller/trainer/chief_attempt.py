@@ -22,9 +22,9 @@ from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.going_on import how_to_go_on
 from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
-from trialrun.controller.trainer.progress import count
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import weights_folder
+from trialrun.controller.wording import count
 
 
 class ChiefAttempt:

@@ -35,10 +35,11 @@ from trialrun.controller.trainer.chief import on_chief
 from trialrun.controller.trainer.chief_attempt import ChiefAttempt
 from trialrun.controller.trainer.initialization import Surroundings, open_surroundings
 from trialrun.controller.trainer.process_state import threads
-from trialrun.controller.trainer.progress import ProgressLines, count, say
+from trialrun.controller.trainer.progress import ProgressLines, say
 from trialrun.controller.trainer.signals import ScriptSignals
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import find_weights
+from trialrun.controller.wording import count
 
 logger = logging.getLogger(__name__)
 

@@ -75,13 +75,6 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def count(number: int, noun: str) -> str:
-    """Returns ``1 slot``, ``2 slots``, ``2 processes``."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}es" if noun.endswith(("s", "ch")) else f"{number} {noun}s"
-
-
 def _listed(metrics: Mapping[str, float]) -> str:
     shown = [f"{name} {value:.6g}" for name, value in list(metrics.items())[:_MOST_METRICS]]
     hidden = len(metrics) - len(shown)
