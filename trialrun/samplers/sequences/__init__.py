@@ -16,6 +16,7 @@ from trialrun.samplers.sequences._description import (
     Description,
     describe,
     from_description,
+    is_complete,
     unknown,
 )
 from trialrun.samplers.sequences._length_groups import LengthGrouped
@@ -57,5 +58,6 @@ __all__ = [
     "Weighted",
     "describe",
     "from_description",
+    "is_complete",
     "unknown",
 ]

@@ -72,6 +72,25 @@ def unknown(stage: str) -> Description:
     return {"unknown": stage}
 
 
+def is_complete(description: Description) -> bool:
+    """Returns whether the description holds all that decides the items of the sequence."""
+    return "unknown" not in description and all(
+        is_complete(value)
+        for value in _nested(list(description["arguments"].values()))
+        if "array" not in value
+    )
+
+
+def _nested(values: list[Any]) -> list[Description]:
+    found: list[Description] = []
+    for value in values:
+        if isinstance(value, list):
+            found += _nested(value)
+        elif isinstance(value, dict):
+            found.append(value)
+    return found
+
+
 def from_description(description: Description, fetch: Callable[[str], Array]) -> IndexSequence[Any]:
     """Returns the sequence that was described: it gives the same items.
 

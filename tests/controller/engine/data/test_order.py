@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -68,6 +68,40 @@ def test_a_sampler_with_other_seeds_or_weights_is_another_order() -> None:
     )
     assert first != second
     assert train(DataLoader(range(30), shuffle=True)).facts.record_order == "Sequential -> Shuffle"
+
+
+def test_the_last_of_many_weights_and_indices_counts() -> None:
+    # Beyond what the first items of two passes show.
+    def order(sampler: Any) -> str:
+        return train(DataLoader(range(3000), batch_size=2, sampler=sampler)).facts.record_order
+
+    def shuffled(indices: list[int]) -> Any:
+        return samplers.ReproducibleShuffleSampler(samplers.SubsetSampler(indices), 4)
+
+    weights = [1.0] * 3000
+    first = order(samplers.WeightedSampler(weights, 3000, 1))
+    assert first == order(samplers.WeightedSampler(weights, 3000, 1))
+    assert first != order(samplers.WeightedSampler([*weights[:-1], 1.0000001], 3000, 1))
+    assert order(shuffled([*range(2999), 0])) != order(shuffled([*range(2999), 1]))
+
+
+class TorchSubset(torch.utils.data.Sampler[int]):
+    def __init__(self, indices: list[int]) -> None:
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def test_a_sampler_from_elsewhere_is_known_by_its_first_items() -> None:
+    def order(indices: list[int]) -> str:
+        loader = DataLoader(range(9), batch_size=2, sampler=TorchSubset(indices))
+        return train(loader).facts.record_order
+
+    assert order([3, 1, 2]) == order([3, 1, 2]) != order([1, 3, 2])
 
 
 def test_a_shuffling_sampler_orders_as_shuffle_does() -> None:

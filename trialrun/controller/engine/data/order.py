@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidDataLoaderError
@@ -28,7 +31,7 @@ from trialrun.samplers import (
     as_batch_sampler,
     as_sampler,
 )
-from trialrun.samplers.sequences import Batches, IndexSequence
+from trialrun.samplers.sequences import Batches, IndexSequence, describe, is_complete
 
 # What the controller does itself, once for each slot and attempt.
 _OWN_STAGES = ("Distributed", "Skip")
@@ -116,11 +119,16 @@ class DataOrder:
         return f"{chain} #{self._fingerprint()}" if self.is_given else chain
 
     def _fingerprint(self) -> str:
-        """Returns a hash of the first items of two passes: other seeds or weights give another."""
+        """Returns a hash of what decides the order, or of its beginning where that is not known."""
+        hashed = hashlib.blake2b(digest_size=4)
+        description = describe(self.source.sequence, _hash_array)
+        if is_complete(description):
+            hashed.update(json.dumps(description, sort_keys=True).encode())
+            return hashed.hexdigest()
+        # A sampler from elsewhere: the first items of two passes.
         length = min(_FINGERPRINT_ITEMS, self.pass_length)
         with _as_loader_errors():
             stream = self.training(1).stream
-            hashed = hashlib.blake2b(digest_size=4)
             for start in (0, self.pass_length):
                 for item in stream.take(start, start + length):
                     hashed.update(np.asarray(item, dtype="<i8").tobytes())
@@ -172,6 +180,13 @@ class DataOrder:
         if isinstance(self.source, RandomAccessBatchSampler):
             return self.source.sequence
         return BatchSampler(self.source, self.batch_size, self.drop_last).sequence
+
+
+def _hash_array(array: NDArray[Any]) -> str:
+    return hashlib.blake2b(
+        f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes(),
+        digest_size=16,
+    ).hexdigest()
 
 
 @contextlib.contextmanager
