@@ -380,6 +380,9 @@ class TrialContext(TrialOwner):
         """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs.
 
         After ``use_amp`` with a scaler it scales the loss.
+
+        Raises:
+            InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``.
         """
         self._engine.backward(loss, gradient, retain_graph, create_graph)
 
@@ -416,7 +419,8 @@ class TrialContext(TrialOwner):
             first evaluation, averaged over slots; else None.
 
         Raises:
-            InvalidTrialError: The optimizer or scaler was not wrapped; zeroing is off, or a closure
+            InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``;
+                the optimizer or scaler was not wrapped; zeroing is off, or a closure
                 is given, within an aggregation window; a closure is given with a scaler, or is
                 missing; or some slots called this and others did not.
         """

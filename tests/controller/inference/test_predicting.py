@@ -342,3 +342,14 @@ def test_without_pyarrow_the_extra_is_named(
     ):
         predict(trained, tmp_path / "out")
     predict(trained, tmp_path / "out", table_format=TableFormat.SAFETENSORS)
+
+
+def test_nothing_is_trained_while_predicting(tmp_path: Path) -> None:
+    source = """
+class Learning(Linear):
+    def predict_batch(self, batch, batch_idx):
+        self.context.step_optimizer(self.optimizer)
+"""
+    run = train_recorded(tmp_path, write_trial(tmp_path, HEAD + source), slots=1, max_length="4ba")
+    with pytest.raises(InvalidTrialError, match=r"^step_optimizer was called in predict_batch, wh"):
+        predict(run, tmp_path / "out")

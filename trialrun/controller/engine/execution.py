@@ -110,6 +110,7 @@ class Execution(Engine):
         self.construction = None
         self.before_trial = None
         self.acting_slot = None
+        self._evaluating_method: str | None = None
         # No optimizer steps before the trial is set up; slots may exchange values all the same.
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
@@ -209,6 +210,15 @@ class Execution(Engine):
             yield
         finally:
             self.acting_slot, self._exchange.once = before
+
+    @contextlib.contextmanager
+    def evaluating(self, method: str) -> Iterator[None]:
+        """Refuses ``backward`` and ``step_optimizer`` in a method that evaluates or predicts."""
+        self._evaluating_method = method
+        try:
+            yield
+        finally:
+            self._evaluating_method = None
 
     def train_batch(self, batches: Iterator[Any], window: TrainingWindow) -> None:
         """Lets every slot of this process learn from its share of the next batch.
@@ -324,6 +334,9 @@ class Execution(Engine):
         create_graph: bool,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
+        self._require_learning(
+            "backward", "; for gradients with respect to something else, use torch.autograd.grad"
+        )
         backward = self.stepping.backward if self._is_training else plain_backward
         backward(loss, gradient, retain_graph, create_graph)
 
@@ -340,6 +353,7 @@ class Execution(Engine):
             raise InvalidTrialError(
                 "step_optimizer was called before training began. Call it in train_batch."
             )
+        self._require_learning("step_optimizer")
         if self._num_slots > 1 and not self._exchange.thread.is_in_train_batch:
             raise InvalidTrialError(
                 f"step_optimizer was called outside of train_batch, where the {self._num_slots} "
@@ -349,6 +363,13 @@ class Execution(Engine):
             )
         request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
         return self.stepping.step_optimizer(optimizer, request)
+
+    def _require_learning(self, call: str, instead: str = "") -> None:
+        if self._evaluating_method is not None:
+            raise InvalidTrialError(
+                f"{call} was called in {self._evaluating_method}, which must leave models and "
+                f"their gradients as they are. Call it in train_batch{instead}."
+            )
 
     def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
         """Hands values from slot to slot where they come together."""

@@ -162,7 +162,7 @@ class Inference:
             execution.reducers.begin_batch(batch_idx)
             generators.enter(Stream.VALIDATION, batch_idx)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), execution.evaluating("predict_batch"):
                     moved = execution.on_device(batch)
                     returned = predict_batch(batch=moved, batch_idx=batch_idx)
             except TrialrunError:
