@@ -111,6 +111,7 @@ class Execution(Engine):
         self.before_trial = None
         self.acting_slot = None
         self._evaluating_method: str | None = None
+        self._is_loaded = False
         # No optimizer steps before the trial is set up; slots may exchange values all the same.
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
@@ -210,6 +211,10 @@ class Execution(Engine):
             yield
         finally:
             self.acting_slot, self._exchange.once = before
+
+    def is_only_loaded(self) -> None:
+        """Refuses ``backward`` and ``step_optimizer`` for good: nobody trains the trial here."""
+        self._is_loaded = True
 
     @contextlib.contextmanager
     def evaluating(self, method: str) -> Iterator[None]:
@@ -365,6 +370,12 @@ class Execution(Engine):
         return self.stepping.step_optimizer(optimizer, request)
 
     def _require_learning(self, call: str, instead: str = "") -> None:
+        if self._is_loaded:
+            raise InvalidTrialError(
+                f"{call} was called, but this trial was loaded, not trained: its context takes no "
+                "steps. To go on from its weights, run: trialrun submit FILE.py --from-checkpoint "
+                "UUID."
+            )
         if self._evaluating_method is not None:
             raise InvalidTrialError(
                 f"{call} was called in {self._evaluating_method}, which must leave models and "

@@ -75,7 +75,7 @@ class Inference:
         """Gives the trial its weights and its own state; models are in eval mode afterwards.
 
         Callbacks may change what is loaded (``on_checkpoint_load_start``); nothing else of them is
-        called.
+        called. It cannot be trained.
 
         Raises:
             CheckpointError: The checkpoint does not fit the trial.
@@ -83,6 +83,7 @@ class Inference:
         callbacks = self._builder.callbacks()
         self._set_up(callbacks)
         self._restore(callbacks)
+        self.runtime.execution.is_only_loaded()
 
     def evaluate(self, split: Split) -> Evaluated:
         """Evaluates data exactly as a validation in training does, on a trial not restored yet.
