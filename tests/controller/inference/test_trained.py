@@ -44,7 +44,9 @@ def test_the_context_answers_as_in_training_at_that_batch(trained: RecordedRun) 
     assert (context.num_slots, context.slot, context.get_trial_seed()) == (2, 0, 7)
     # 20 records in global batches of 6: 4 batches an epoch.
     assert (context.current_train_batch(), context.current_train_epoch()) == (4, 1)
-    with pytest.raises(InvalidTrialError, match=r"^wrap_model was called after training began\."):
+    with pytest.raises(
+        InvalidTrialError, match=r"^wrap_model was called after the trial's __init__ "
+    ):
         context.wrap_model(torch.nn.Linear(1, 1))
 
 

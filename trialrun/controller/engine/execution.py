@@ -116,6 +116,7 @@ class Execution(Engine):
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
         self._slots_run = False
+        self._is_built = False
         self._is_training = False
         self._initial_batch = 0
         self._batches_completed = 0
@@ -129,6 +130,10 @@ class Execution(Engine):
             if self.before_trial is not None:
                 self.before_trial(type(construction.trial))
             self._generators.enter(Stream.MODEL, 0)
+
+    def trial_is_built(self) -> None:
+        """Refuses to wrap more but reducers: a loaded trial builds no data, and would miss it."""
+        self._is_built = True
 
     def compute_with_threads(self, num_threads: int) -> None:
         """Chooses the intra-op threads of the slots, before ``set_up``."""
@@ -303,6 +308,11 @@ class Execution(Engine):
             self.stepping.close()
 
     # What the context asks for.
+
+    @property
+    def is_built(self) -> bool:
+        """Whether only reducers can still be wrapped."""
+        return self._is_built
 
     @property
     def is_training(self) -> bool:

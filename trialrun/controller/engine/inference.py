@@ -62,6 +62,7 @@ class Inference:
         self.trial = trial
         self.weights = weights
         self._folder = folder
+        runtime.execution.trial_is_built()
         self._builder = SourceBuilder(
             trial,
             runtime.context,

@@ -135,6 +135,7 @@ class TrialSession:
         max_validation_rounds: int | None = None,
     ) -> None:
         self._execution = runtime.execution
+        self._execution.trial_is_built()
         self._profiler = runtime.context.profiler
         self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
         if journal is not None:
