@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +77,8 @@ class Inference:
         """Gives the trial its weights and its own state; models are in eval mode afterwards.
 
         Callbacks may change what is loaded (``on_checkpoint_load_start``); nothing else of them is
-        called. It cannot be trained.
+        called. It cannot be trained. After ``use_amp`` what evaluates and predicts runs under
+        autocast, whoever calls it.
 
         Raises:
             CheckpointError: The checkpoint does not fit the trial.
@@ -85,6 +87,8 @@ class Inference:
         self._set_up(callbacks)
         self._restore(callbacks)
         self.runtime.execution.is_only_loaded()
+        if self.runtime.context.amp is not None:
+            self._compute_as_in_training()
 
     def evaluate(self, split: Split) -> Evaluated:
         """Evaluates data exactly as a validation in training does, on a trial not restored yet.
@@ -174,6 +178,12 @@ class Inference:
             finally:
                 execution.acting_slot = None
             yield RawPrediction(batch_idx, records, returned)
+
+    def _compute_as_in_training(self) -> None:
+        for name in ("evaluate_batch", "evaluate_full_dataset", "predict_batch"):
+            method = getattr(self.trial, name)
+            as_trained = functools.wraps(method)(self.runtime.execution.as_it_runs(method))
+            setattr(self.trial, name, as_trained)
 
     def _set_up(self, callbacks: Callbacks) -> None:
         """Lets the context answer as in training; nothing can be wrapped any more."""
