@@ -99,10 +99,10 @@ def test_two_ways_at_once_are_refused(
     assert message(lambda: calls[-1](context)) == text
 
 
-def test_mixed_precision_is_set_up_before_training() -> None:
+def test_mixed_precision_is_set_up_in_the_constructor() -> None:
     engine = FakeEngine()
-    engine.is_training = True
+    engine.is_built = True
     context = new_context(engine)
     assert message(context.experimental.use_amp) == (
-        "use_amp was called after training began. Wrap everything in the trial's __init__."
+        "use_amp was called after the trial's __init__ had ended. Wrap everything in __init__."
     )

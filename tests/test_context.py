@@ -15,6 +15,7 @@ from trialrun._run_record import RunRecord
 class FakeEngine(Engine):
     """Writes down what the context asks for."""
 
+    is_built = False
     is_training = False
     slot = 1
     initial_batch = 5
@@ -214,15 +215,26 @@ def test_a_scheduler_of_ones_own_needs_an_optimizer_only_to_follow_one(
 
 
 @pytest.mark.parametrize(
-    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_reducer", "wrap_scaler"]
+    "method", ["wrap_model", "wrap_optimizer", "wrap_lr_scheduler", "wrap_scaler"]
 )
-def test_nothing_is_wrapped_after_training_began(
+def test_nothing_is_wrapped_after_the_constructor(
     context: TrialContext, engine: FakeEngine, method: str
 ) -> None:
-    engine.is_training = True
+    engine.is_built = True
     arguments = (None, StepMode.MANUAL_STEP) if method == "wrap_lr_scheduler" else (None,)
     assert message(lambda: getattr(context, method)(*arguments)) == (
-        f"{method} was called after training began. Wrap everything in the trial's __init__."
+        f"{method} was called after the trial's __init__ had ended. Wrap everything in __init__."
+    )
+
+
+def test_reducers_are_wrapped_until_training_begins(
+    context: TrialContext, engine: FakeEngine
+) -> None:
+    engine.is_built = True
+    context.wrap_reducer(NoMetric(), "one")
+    engine.is_training = True
+    assert message(lambda: context.wrap_reducer(NoMetric(), "other")) == (
+        "wrap_reducer was called after training began. Wrap everything in the trial's __init__."
     )
 
 

@@ -214,9 +214,9 @@ class TrialContext(TrialOwner):
             model: The user's module; it is returned itself, not a wrapper of it.
 
         Raises:
-            InvalidTrialError: It is no module, was wrapped already, or training has begun.
+            InvalidTrialError: It is no module, was wrapped already, or __init__ is over.
         """
-        self._require_set_up("wrap_model")
+        self._require_constructor("wrap_model")
         self._wrapped.add_model(model)
         return model.to(self.device)
 
@@ -248,9 +248,9 @@ class TrialContext(TrialOwner):
 
         Raises:
             InvalidTrialError: It is no optimizer, was wrapped already, an argument is wrong, or
-                training has begun.
+                __init__ is over.
         """
-        self._require_set_up("wrap_optimizer")
+        self._require_constructor("wrap_optimizer")
         self._wrapped.add_optimizer(
             WrappedOptimizer(
                 optimizer=optimizer,
@@ -276,9 +276,9 @@ class TrialContext(TrialOwner):
 
         Raises:
             InvalidTrialError: It is no ``torch.amp.GradScaler``, was wrapped already, ``use_amp``
-                was called, or training has begun.
+                was called, or __init__ is over.
         """
-        self._require_set_up("wrap_scaler")
+        self._require_constructor("wrap_scaler")
         self._wrapped.add_scaler(scaler)
         return scaler
 
@@ -295,9 +295,9 @@ class TrialContext(TrialOwner):
 
         Raises:
             InvalidTrialError: The step mode or frequency is wrong, the scheduler's optimizer was
-                not wrapped before, or training has begun.
+                not wrapped before, or __init__ is over.
         """
-        self._require_set_up("wrap_lr_scheduler")
+        self._require_constructor("wrap_lr_scheduler")
         self._wrapped.add_lr_scheduler(LRScheduler(lr_scheduler, step_mode, frequency))
         return lr_scheduler
 
@@ -356,7 +356,12 @@ class TrialContext(TrialOwner):
             InvalidTrialError: It is none of these, was wrapped already, another has its name, no or
                 more than one package brings it, or training has begun.
         """
-        self._require_set_up("wrap_reducer")
+        # Later too, as it has no weights that a loaded trial, which builds no data, would miss.
+        if self._engine.is_training:
+            raise InvalidTrialError(
+                "wrap_reducer was called after training began. Wrap everything in the trial's "
+                "__init__."
+            )
         wrapped = make_wrapped_reducer(
             reducer,
             name=name,
@@ -380,6 +385,9 @@ class TrialContext(TrialOwner):
         """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs.
 
         After ``use_amp`` with a scaler it scales the loss.
+
+        Raises:
+            InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``.
         """
         self._engine.backward(loss, gradient, retain_graph, create_graph)
 
@@ -416,7 +424,8 @@ class TrialContext(TrialOwner):
             first evaluation, averaged over slots; else None.
 
         Raises:
-            InvalidTrialError: The optimizer or scaler was not wrapped; zeroing is off, or a closure
+            InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``;
+                the optimizer or scaler was not wrapped; zeroing is off, or a closure
                 is given, within an aggregation window; a closure is given with a scaler, or is
                 missing; or some slots called this and others did not.
         """
@@ -542,13 +551,13 @@ class TrialContext(TrialOwner):
         return self._engine.get_stop_requested()
 
     def _set_amp(self, amp: AutomaticAmp) -> None:
-        self._require_set_up("use_amp")
+        self._require_constructor("use_amp")
         self._wrapped.set_amp(amp)
 
-    def _require_set_up(self, method: str) -> None:
-        if self._engine.is_training:
+    def _require_constructor(self, method: str) -> None:
+        if self._engine.is_built:
             raise InvalidTrialError(
-                f"{method} was called after training began. Wrap everything in the trial's "
+                f"{method} was called after the trial's __init__ had ended. Wrap everything in "
                 "__init__."
             )
 

@@ -30,6 +30,11 @@ class Engine(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def is_built(self) -> bool:
+        """Whether the trial's constructor is over, so that only reducers can still be wrapped."""
+
+    @property
+    @abc.abstractmethod
     def is_training(self) -> bool:
         """Whether training has begun, so that nothing can be wrapped any more."""
 

@@ -69,6 +69,6 @@ class Experimental:
 
         Raises:
             InvalidTrialError: The type is another, it was called twice or beside ``wrap_scaler``,
-                or training has begun.
+                or __init__ is over.
         """
         self._set_amp(new_automatic_amp(self._device, dtype, scaler))

@@ -355,3 +355,83 @@ class Prepared(Linear):
     spec = make_spec(path, max_length="1ba", hyperparameters={"folder": str(tmp_path)})
     launcher.launch(2, [Job(spec, tmp_path / "checkpoints")])
     assert (tmp_path / "log.txt").read_text().split() == ["prepared", "made", "made"]
+
+
+# What would train on validation data.
+
+LEARNING = """
+from trialrun import Trial
+
+class Learning(Linear):
+    def evaluate_batch(self, batch, batch_idx):
+        with torch.enable_grad():
+            loss = self.loss(batch)
+            CALL
+        return {"loss": loss}
+"""
+WHOLE = LEARNING.replace(
+    "    def evaluate_batch(self, batch, batch_idx):",
+    """    evaluate_batch = Trial.evaluate_batch
+
+    def evaluate_full_dataset(self, data_loader):
+        batch = next(iter(data_loader))""",
+)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize(
+    ("source", "method"),
+    [(LEARNING, "evaluate_batch"), (WHOLE, "evaluate_full_dataset")],
+    ids=["batch", "full dataset"],
+)
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        ("backward(loss)", "; for gradients with respect to something else, use torch.autograd.g"),
+        ("step_optimizer(self.optimizer)", ""),
+    ],
+    ids=["backward", "step"],
+)
+def test_nothing_is_trained_in_a_validation(
+    tmp_path: Path, slots: int, source: str, method: str, call: str, instead: str
+) -> None:
+    with pytest.raises(InvalidTrialError) as caught:
+        run(tmp_path, source.replace("CALL", f"self.context.{call}"), slots=slots)
+    assert str(caught.value).startswith(
+        f"{call.partition('(')[0]} was called in {method}, which must leave models and their "
+        f"gradients as they are. Call it in train_batch{instead}"
+    )
+
+
+def test_gradients_with_respect_to_something_else_may_be_computed(tmp_path: Path) -> None:
+    call = "loss = torch.autograd.grad(loss, self.model.weight)[0].sum().abs() + 1"
+    result = run(tmp_path, LEARNING.replace("CALL", call))
+    assert result.validation[-1][-1]["loss"] > 1
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_callback_of_a_validation_may_train_a_probe_of_its_own(
+    tmp_path: Path, slots: int
+) -> None:
+    source = """
+from trialrun import Callback
+
+class Probe(Callback):
+    def __init__(self, context):
+        self.context = context
+
+    def on_validation_end(self, metrics):
+        probe = nn.Parameter(torch.ones(2))
+        with torch.enable_grad():
+            self.context.backward((probe * torch.tensor([3.0, 5.0])).sum())
+        Probing.seen.append(probe.grad.tolist())
+
+class Probing(Linear):
+    seen = []
+
+    def build_callbacks(self):
+        return {"probe": Probe(self.context)}
+"""
+    run(tmp_path, source, slots=slots)
+    cls: Any = load_trial_class(tmp_path / "trial.py", None)
+    assert cls.seen == [[3.0, 5.0]] * 2

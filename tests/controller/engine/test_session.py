@@ -449,16 +449,24 @@ def message(folder: Path, source: str, **config: Any) -> str:
     return str(caught.value)
 
 
-def test_nothing_is_wrapped_after_training_began(tmp_path: Path) -> None:
-    source = """
+@pytest.mark.parametrize(
+    "method",
+    [
+        "train_batch(self, batch, epoch_idx, batch_idx)",
+        "build_training_data_loader(self)",
+        "build_callbacks(self)",
+    ],
+)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_nothing_is_wrapped_after_the_constructor(tmp_path: Path, method: str, slots: int) -> None:
+    source = f"""
 class Late(Linear):
-    def train_batch(self, batch, epoch_idx, batch_idx):
+    def {method}:
         self.context.wrap_model(nn.Linear(1, 1))
 """
-    for slots in (1, 2):
-        assert message(tmp_path, source, slots=slots) == (
-            "wrap_model was called after training began. Wrap everything in the trial's __init__."
-        )
+    assert message(tmp_path, source, slots=slots) == (
+        "wrap_model was called after the trial's __init__ had ended. Wrap everything in __init__."
+    )
 
 
 def test_a_step_on_some_slots_only_names_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from recorded_run import RecordedRun, train_recorded
 from safetensors.torch import load_file
 from support import write_trial
+from trials.linear import records
 
 import trialrun
 from trialrun import ConfigurationError, InvalidDataLoaderError, InvalidTrialError, TrialrunError
@@ -342,3 +343,45 @@ def test_without_pyarrow_the_extra_is_named(
     ):
         predict(trained, tmp_path / "out")
     predict(trained, tmp_path / "out", table_format=TableFormat.SAFETENSORS)
+
+
+def test_nothing_is_trained_while_predicting(tmp_path: Path) -> None:
+    source = """
+class Learning(Linear):
+    def predict_batch(self, batch, batch_idx):
+        self.context.step_optimizer(self.optimizer)
+"""
+    run = train_recorded(tmp_path, write_trial(tmp_path, HEAD + source), slots=1, max_length="4ba")
+    with pytest.raises(InvalidTrialError, match=r"^step_optimizer was called in predict_batch, wh"):
+        predict(run, tmp_path / "out")
+
+
+def test_a_loaded_trial_predicts_in_the_precision_of_training(tmp_path: Path) -> None:
+    source = """
+class Mixed(Linear):
+    def make_model(self):
+        self.context.experimental.use_amp(torch.bfloat16)
+        return torch.nn.Linear(3, 1)
+
+    def loss(self, batch):
+        return self.model(batch[0].float()).float().square().mean()
+
+    def evaluate_batch(self, batch, batch_idx):
+        assert self.model(batch[0].float()).dtype == torch.bfloat16
+        return {"loss": self.loss(batch)}
+
+    def predict_batch(self, batch, batch_idx):
+        return self.model(batch[0].float())
+"""
+    path = write_trial(tmp_path, HEAD + source, name="mixed.py")
+    run = train_recorded(tmp_path, path, max_length="4ba")
+    predict(run, tmp_path / "out", table_format=TableFormat.SAFETENSORS)
+    stored = load_file(tmp_path / "out" / "predictions-00000.safetensors")["prediction"]
+    trial = trialrun.load_trial(run.latest.path, device="cpu")
+    batch = records(7).tensors
+    with torch.no_grad():
+        predicted = trial.predict_batch(batch, batch_idx=0)
+        assert trial.evaluate_batch(batch, 0)["loss"].dtype == torch.float32
+    assert predicted.dtype == torch.bfloat16
+    assert torch.equal(predicted, stored)
+    assert not torch.is_autocast_enabled("cpu")

@@ -44,8 +44,26 @@ def test_the_context_answers_as_in_training_at_that_batch(trained: RecordedRun) 
     assert (context.num_slots, context.slot, context.get_trial_seed()) == (2, 0, 7)
     # 20 records in global batches of 6: 4 batches an epoch.
     assert (context.current_train_batch(), context.current_train_epoch()) == (4, 1)
-    with pytest.raises(InvalidTrialError, match=r"^wrap_model was called after training began\."):
+    with pytest.raises(
+        InvalidTrialError, match=r"^wrap_model was called after the trial's __init__ "
+    ):
         context.wrap_model(torch.nn.Linear(1, 1))
+
+
+def test_a_loaded_trial_is_not_trained(trained: RecordedRun) -> None:
+    trial = trialrun.load_trial(trained.latest.path, device="cpu")
+    context = trial.context  # type: ignore[attr-defined]
+    refused = (
+        " was called, but this trial was loaded, not trained: its context takes no steps. To go on "
+        "from its weights, run: trialrun submit FILE.py --from-checkpoint UUID."
+    )
+    with pytest.raises(InvalidTrialError) as caught:
+        trial.train_batch(records(4).tensors, 0, 0)
+    assert str(caught.value) == "backward" + refused
+    assert all(parameter.grad is None for parameter in model_of(trial).parameters())
+    with pytest.raises(InvalidTrialError) as caught:
+        context.step_optimizer(context.optimizers[0])
+    assert str(caught.value) == "step_optimizer" + refused
 
 
 def test_a_trial_that_asks_who_it_is_and_writes_events_can_be_loaded(tmp_path: Path) -> None:

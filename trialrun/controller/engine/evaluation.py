@@ -170,7 +170,8 @@ class Evaluator:
         self._reducers.begin_batch(number)
         self._generators.enter(Stream.VALIDATION, number)
         try:
-            with self._execution.stepping.schedules.refused_in(method):
+            refused_in = self._execution.stepping.schedules.refused_in
+            with refused_in(method), self._execution.evaluating(method):
                 yield
         except TrialrunError:
             raise

@@ -110,10 +110,13 @@ class Execution(Engine):
         self.construction = None
         self.before_trial = None
         self.acting_slot = None
+        self._evaluating_method: str | None = None
+        self._is_loaded = False
         # No optimizer steps before the trial is set up; slots may exchange values all the same.
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
         self._slots_run = False
+        self._is_built = False
         self._is_training = False
         self._initial_batch = 0
         self._batches_completed = 0
@@ -127,6 +130,10 @@ class Execution(Engine):
             if self.before_trial is not None:
                 self.before_trial(type(construction.trial))
             self._generators.enter(Stream.MODEL, 0)
+
+    def trial_is_built(self) -> None:
+        """Refuses to wrap more but reducers: a loaded trial builds no data, and would miss it."""
+        self._is_built = True
 
     def compute_with_threads(self, num_threads: int) -> None:
         """Chooses the intra-op threads of the slots, before ``set_up``."""
@@ -210,6 +217,19 @@ class Execution(Engine):
         finally:
             self.acting_slot, self._exchange.once = before
 
+    def is_only_loaded(self) -> None:
+        """Refuses ``backward`` and ``step_optimizer`` for good: nobody trains the trial here."""
+        self._is_loaded = True
+
+    @contextlib.contextmanager
+    def evaluating(self, method: str) -> Iterator[None]:
+        """Refuses ``backward`` and ``step_optimizer`` in a method that evaluates or predicts."""
+        self._evaluating_method = method
+        try:
+            yield
+        finally:
+            self._evaluating_method = None
+
     def train_batch(self, batches: Iterator[Any], window: TrainingWindow) -> None:
         """Lets every slot of this process learn from its share of the next batch.
 
@@ -290,6 +310,11 @@ class Execution(Engine):
     # What the context asks for.
 
     @property
+    def is_built(self) -> bool:
+        """Whether only reducers can still be wrapped."""
+        return self._is_built
+
+    @property
     def is_training(self) -> bool:
         """Whether nothing can be wrapped any more."""
         return self._is_training
@@ -324,6 +349,9 @@ class Execution(Engine):
         create_graph: bool,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
+        self._require_learning(
+            "backward", "; for gradients with respect to something else, use torch.autograd.grad"
+        )
         backward = self.stepping.backward if self._is_training else plain_backward
         backward(loss, gradient, retain_graph, create_graph)
 
@@ -340,6 +368,7 @@ class Execution(Engine):
             raise InvalidTrialError(
                 "step_optimizer was called before training began. Call it in train_batch."
             )
+        self._require_learning("step_optimizer")
         if self._num_slots > 1 and not self._exchange.thread.is_in_train_batch:
             raise InvalidTrialError(
                 f"step_optimizer was called outside of train_batch, where the {self._num_slots} "
@@ -349,6 +378,19 @@ class Execution(Engine):
             )
         request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
         return self.stepping.step_optimizer(optimizer, request)
+
+    def _require_learning(self, call: str, instead: str = "") -> None:
+        if self._is_loaded:
+            raise InvalidTrialError(
+                f"{call} was called, but this trial was loaded, not trained: its context takes no "
+                "steps. To go on from its weights, run: trialrun submit FILE.py --from-checkpoint "
+                "UUID."
+            )
+        if self._evaluating_method is not None:
+            raise InvalidTrialError(
+                f"{call} was called in {self._evaluating_method}, which must leave models and "
+                f"their gradients as they are. Call it in train_batch{instead}."
+            )
 
     def exchange(self, value: Any, call: str, *, to_all: bool) -> list[Any] | None:
         """Hands values from slot to slot where they come together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ class Inference:
         self.trial = trial
         self.weights = weights
         self._folder = folder
+        runtime.execution.trial_is_built()
         self._builder = SourceBuilder(
             trial,
             runtime.context,
@@ -75,7 +77,8 @@ class Inference:
         """Gives the trial its weights and its own state; models are in eval mode afterwards.
 
         Callbacks may change what is loaded (``on_checkpoint_load_start``); nothing else of them is
-        called.
+        called. It cannot be trained. After ``use_amp`` what evaluates and predicts runs under
+        autocast, whoever calls it.
 
         Raises:
             CheckpointError: The checkpoint does not fit the trial.
@@ -83,6 +86,9 @@ class Inference:
         callbacks = self._builder.callbacks()
         self._set_up(callbacks)
         self._restore(callbacks)
+        self.runtime.execution.is_only_loaded()
+        if self.runtime.context.amp is not None:
+            self._compute_as_in_training()
 
     def evaluate(self, split: Split) -> Evaluated:
         """Evaluates data exactly as a validation in training does, on a trial not restored yet.
@@ -162,7 +168,7 @@ class Inference:
             execution.reducers.begin_batch(batch_idx)
             generators.enter(Stream.VALIDATION, batch_idx)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), execution.evaluating("predict_batch"):
                     moved = execution.on_device(batch)
                     returned = predict_batch(batch=moved, batch_idx=batch_idx)
             except TrialrunError:
@@ -172,6 +178,12 @@ class Inference:
             finally:
                 execution.acting_slot = None
             yield RawPrediction(batch_idx, records, returned)
+
+    def _compute_as_in_training(self) -> None:
+        for name in ("evaluate_batch", "evaluate_full_dataset", "predict_batch"):
+            method = getattr(self.trial, name)
+            as_trained = functools.wraps(method)(self.runtime.execution.as_it_runs(method))
+            setattr(self.trial, name, as_trained)
 
     def _set_up(self, callbacks: Callbacks) -> None:
         """Lets the context answer as in training; nothing can be wrapped any more."""

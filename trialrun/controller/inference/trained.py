@@ -40,10 +40,11 @@ def load_trial(
 ) -> Trial:
     """Builds a trial and gives its models the weights of a checkpoint.
 
-    The models are in eval mode. Optimizers and schedulers are as the trial's constructor made them,
-    and nothing of the checkpoint runs as code; without ``trial_class`` the trial's own file is
-    imported, as training does. The random generators and the number of threads of this process are
-    left as they were.
+    The models are in eval mode, and after ``use_amp`` its methods that evaluate and predict run
+    under autocast, as in training; it cannot be trained. Optimizers and schedulers are as the
+    trial's constructor made them, and nothing of the checkpoint runs as code; without
+    ``trial_class`` the trial's own file is imported, as training does. The random generators and
+    the number of threads of this process are left as they were.
 
     Args:
         checkpoint: The folder of a checkpoint, or the first characters of its UUID.

@@ -252,3 +252,67 @@ def test_after_training_objects_are_the_trials_alone(tmp_path: Path) -> None:
     assert type(made.scaler) is torch.amp.GradScaler
     made.optimizer.step()
     made.scheduler.step()
+
+
+# Schedulers that were not wrapped.
+
+UNWRAPPED = """
+class Unwrapped(Linear):
+    def set_up(self):
+        other = torch.optim.Adam([nn.Parameter(torch.zeros(2))])
+        torch.optim.lr_scheduler.StepLR(other, 3)  # of an optimizer that is not trained here
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2)
+        WRAP
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        self.scheduler.step()
+        return metrics
+"""
+WRAPPED = "self.context.wrap_lr_scheduler(self.scheduler, StepMode.MANUAL_STEP)"
+OTHER = """self.second = self.context.wrap_optimizer(torch.optim.AdamW(self.model.parameters()),
+            allow_shared_parameters=True)
+        self.context.wrap_lr_scheduler(
+            torch.optim.lr_scheduler.StepLR(self.second, 2), StepMode.STEP_EVERY_EPOCH)"""
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("wrap", ["", OTHER], ids=["none", "of another optimizer"])
+def test_a_scheduler_that_was_not_wrapped_is_refused(tmp_path: Path, slots: int, wrap: str) -> None:
+    assert refusal(tmp_path, UNWRAPPED.replace("WRAP", wrap), slots=slots) == (
+        "Optimizer 0 (SGD) has a learning-rate scheduler ('initial_lr' is in its parameter groups) "
+        "that was not wrapped: it would step once for each slot of a process, and no checkpoint "
+        "would hold it. Call context.wrap_lr_scheduler(scheduler, step_mode) in the trial's "
+        "__init__, with StepMode.MANUAL_STEP if the trial steps it itself."
+    )
+
+
+def test_a_wrapped_one_speaks_for_those_that_it_steps(tmp_path: Path) -> None:
+    parts = "[torch.optim.lr_scheduler.ExponentialLR(self.optimizer, r) for r in (0.5, 0.9)]"
+    chained = f"self.scheduler = torch.optim.lr_scheduler.ChainedScheduler({parts}); {WRAPPED}"
+    run, _ = run_linear(tmp_path, UNWRAPPED.replace("WRAP", chained))
+    assert run.batches == 8
+
+
+def test_a_wrapped_class_without_an_optimizer_may_step_others(tmp_path: Path) -> None:
+    source = """
+class Both:
+    def __init__(self, *schedulers):
+        self.schedulers = schedulers
+
+    def step(self):
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    def state_dict(self):
+        return {"positions": [scheduler.state_dict() for scheduler in self.schedulers]}
+
+    def load_state_dict(self, state_dict):
+        for scheduler, state in zip(self.schedulers, state_dict["positions"]):
+            scheduler.load_state_dict(state)
+
+"""
+    both = f"self.scheduler = Both(self.scheduler); {WRAPPED}"
+    run, _ = run_linear(tmp_path, source + UNWRAPPED.replace("WRAP", both))
+    positions = run.checkpoints[-1].contents.state["lr_schedulers"][0]["positions"]
+    assert positions[0]["last_epoch"] == 8
