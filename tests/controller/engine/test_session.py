@@ -383,6 +383,21 @@ def test_fewer_records_than_a_batch_are_warned_of_and_work(
     assert stopped.reported == straight.reported
 
 
+def test_a_misspelt_optional_method_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = """
+class Misspelt(Linear):
+    def build_callback(self):
+        return {}
+"""
+    run_session(spec_of(tmp_path, source, max_length="1ba"), tmp_path / "checkpoints")
+    assert [record.message for record in caplog.records] == [
+        "Misspelt.build_callback is not a method that trialrun calls. If it is meant to be "
+        "build_callbacks, rename it."
+    ]
+
+
 # The identity of a run.
 
 

@@ -263,6 +263,13 @@ def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> Non
             "Trainer got the class Linear as its trial. Give it an object of your Trial's class: "
             "Trainer(MyTrial(context), context)."
         )
+
+        class Renamed(linear):  # type: ignore[misc,valid-type]  # a class that mypy does not see
+            def train_batch(self, batch: Any, batch_idx: int) -> None: ...
+
+    with scripts.init() as context:
+        with pytest.raises(InvalidTrialError, match=r"^Renamed.train_batch does not take"):
+            trialrun.Trainer(Renamed(context), context)
         linear(context)
         with pytest.raises(InvalidTrialError, match="^This Linear was not the first trial"):
             trialrun.Trainer(linear(context), context)

@@ -20,7 +20,7 @@ import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
-from trialrun._trial import Trial
+from trialrun._trial import Trial, near_misses
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
@@ -147,6 +147,9 @@ class TrialSession:
             seed=runtime.settings.seed,
             is_chief=runtime.collectives.is_chief,
         )
+        if runtime.collectives.is_chief:
+            for sentence in near_misses(type(trial)):
+                logger.warning(sentence)
         self._callbacks = builder.callbacks()
         with self._callbacks.failure_told():
             checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
