@@ -13,6 +13,7 @@ import torch
 
 import trialrun
 from trialrun import Batch, ConfigurationError, Epoch, InvalidTrialError, RunConflictError, Time
+from trialrun.compat.determined import pytorch
 from trialrun.controller.bookkeeping import get_experiment
 
 from .scripts import FIT, Scripts, load
@@ -221,6 +222,20 @@ def test_only_one_init_is_open_at_a_time(scripts: Scripts) -> None:
         )
         trainer = trialrun.Trainer(load("linear")(context), context)  # the first is as it was
         assert trainer.fit(**FIT).is_completed
+
+
+@pytest.mark.parametrize("init", [trialrun.init, pytorch.init])
+def test_without_with_there_is_no_context(init: Any) -> None:
+    block = init(slots=2)
+    with pytest.raises(InvalidTrialError) as caught:
+        block.wrap_model(torch.nn.Linear(3, 1))
+    assert str(caught.value) == (
+        "init returned a with block, which has no 'wrap_model'; the context has it. Write: with "
+        "trialrun.init(...) as context: ..."
+    )
+    assert not hasattr(block, "_repr_html_")  # a notebook asks for it
+    with block as context:
+        assert context.num_slots == 2
 
 
 def test_outside_of_init_nothing_is_trained(scripts: Scripts) -> None:
