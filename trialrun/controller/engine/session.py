@@ -213,6 +213,7 @@ class TrialSession:
                 _warn_of_other_batch_size(facts, runtime.settings)
         data_wait = DataWait(
             num_workers=data.num_workers,
+            gathers_batches=data.gathers_batches,
             num_cores=max(1, num_cores() // collectives.size),
             slots_each=len(slots),
             # One process speaks for all: their loaders are alike.
