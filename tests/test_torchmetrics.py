@@ -262,6 +262,32 @@ def test_a_metric_that_fails_without_data_is_explained(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # torchmetrics', of the same
+def test_nan_of_a_metric_without_data_is_explained_once_for_each_phase(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = """
+        from torchmetrics import MeanMetric
+        from trials.linear import Linear
+
+        class Measuring(Linear):
+            def set_up(self):
+                self.metric = self.context.wrap_reducer(MeanMetric(), "mean")
+    """
+    spec = make_spec(
+        write_trial(tmp_path, source),
+        max_length="4ba",
+        reporting_period="2ba",
+        validation_period="2ba",
+    )
+    run_session(spec, tmp_path / "checkpoints")
+    nothing = "Reducer 'mean' gave nan. It was given nothing: if "
+    assert [r.message for r in caplog.records if r.message.startswith("Reducer")] == [
+        nothing + "train_batch does not update it, wrap it with for_training=False.",
+        nothing + "evaluate_batch does not update it, wrap it with for_validation=False.",
+    ]
+
+
 def test_a_collection_has_names_of_its_own() -> None:
     with pytest.raises(InvalidTrialError) as caught:
         make_wrapped_reducer(

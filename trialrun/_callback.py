@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,11 @@ class Callback:
     must be the same in every process, as it is when it depends only on the arguments.
 
     An instance keeps state of its own through ``state_dict``: whatever decides what it does later.
+    A public method whose name begins with ``on_`` is one of these events; others are refused.
     """
+
+    # Names of events that a class of trialrun's own calls besides these.
+    _further_events: ClassVar[frozenset[str]] = frozenset()
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Called first, before the data loaders are built.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import difflib
 import inspect
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self
 
 from trialrun._construction import Construction, TrialOwner
@@ -11,7 +13,7 @@ from trialrun._errors import InvalidTrialError
 from trialrun._reducers import Reducer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import torch
 
@@ -178,7 +180,8 @@ def require_complete(cls: type[Trial], where: str) -> None:
         where: The file that it is in, for the error.
 
     Raises:
-        InvalidTrialError: Methods are missing, with the signatures to write.
+        InvalidTrialError: Methods are missing or take other arguments than they get, with the
+            signatures to write.
     """
     missing = [signature_of(name) for name in sorted(cls.__abstractmethods__)]
     evaluates = [name for name in _EVALUATIONS if getattr(cls, name) is not getattr(Trial, name)]
@@ -195,6 +198,76 @@ def require_complete(cls: type[Trial], where: str) -> None:
             "evaluate_batch, which all slots share, or evaluate_full_dataset, which slot 0 "
             "executes alone."
         )
+    require_signatures(cls)
+
+
+def require_signatures(cls: type[Trial]) -> None:
+    """Checks that the two methods for batches take the arguments with which they are called.
+
+    Raises:
+        InvalidTrialError: One does not; the message has the line to write.
+    """
+    _require_taken(cls, "train_batch", (), ("batch", "epoch_idx", "batch_idx"))
+    if cls.evaluate_batch is Trial.evaluate_batch:
+        return
+    parameters = list(inspect.signature(cls.evaluate_batch).parameters.values())
+    if _takes_self(cls, "evaluate_batch"):
+        parameters = parameters[1:]
+    if is_called_by_name(parameters):
+        _require_taken(cls, "evaluate_batch", (), ("batch", "batch_idx"))
+    else:
+        _require_taken(cls, "evaluate_batch", ("batch", "batch_idx")[: max(len(parameters), 1)], ())
+
+
+def is_called_by_name(parameters: Iterable[inspect.Parameter]) -> bool:
+    """Returns whether ``evaluate_batch`` with these parameters gets its arguments by name."""
+    return any(
+        parameter.name == "batch_idx" or parameter.kind is inspect.Parameter.VAR_KEYWORD
+        for parameter in parameters
+    )
+
+
+def _require_taken(
+    cls: type[Trial], name: str, positional: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    itself = ("self",) if _takes_self(cls, name) else ()
+    try:
+        inspect.signature(getattr(cls, name)).bind(*itself, *positional, **dict.fromkeys(named))
+    except TypeError as error:
+        by_name = " by name" if named else ""
+        raise InvalidTrialError(
+            f"{cls.__name__}.{name} does not take the arguments "
+            f"({', '.join([*positional, *named])}){by_name}: {error}. Write: "
+            f"{signature_of(name)}: ..."
+        ) from error
+
+
+def _takes_self(cls: type[Trial], name: str) -> bool:
+    return not isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
+
+
+def near_misses(cls: type[Trial]) -> list[str]:
+    """Returns a sentence for each method that looks like a misspelt optional method of a Trial."""
+    known = [
+        name
+        for name, value in vars(Trial).items()
+        if not name.startswith("_") and isinstance(value, FunctionType | classmethod)
+    ]
+    optional = [name for name in known if _function(cls, name) is _function(Trial, name)]
+    return [
+        f"{cls.__name__}.{name} is not a method that trialrun calls. If it is meant to be "
+        f"{near[0]}, rename it."
+        for name in dir(cls)
+        if not name.startswith("_") and not hasattr(Trial, name) and callable(getattr(cls, name))
+        # Close enough to leave helpers such as build_data_loader alone.
+        for near in [difflib.get_close_matches(name, optional, n=1, cutoff=0.9)]
+        if near
+    ]
+
+
+def _function(cls: type, name: str) -> object:
+    method = getattr(cls, name)
+    return getattr(method, "__func__", method)  # a class method is bound to its class
 
 
 _EVALUATIONS = ("evaluate_batch", "evaluate_full_dataset")

@@ -7,6 +7,7 @@ import pytest
 from support import write_trial
 
 from trialrun import InvalidTrialError
+from trialrun._trial import near_misses
 from trialrun.controller.trial_file import load_trial_class
 from trialrun.controller.trial_target import split_target
 
@@ -92,7 +93,7 @@ def evaluating(*methods: str) -> str:
         "from trialrun import Trial\nclass Digits(Trial):\n    def __init__(self, context): ...\n"
     )
     names = ["build_training_data_loader", "build_validation_data_loader", "train_batch", *methods]
-    return source + "".join(f"    def {name}(self, *arguments): ...\n" for name in names)
+    return source + "".join(f"    def {name}(self, *items, **named): ...\n" for name in names)
 
 
 def test_one_way_to_evaluate_is_required(tmp_path: Path) -> None:
@@ -109,6 +110,93 @@ def test_one_way_to_evaluate_is_required(tmp_path: Path) -> None:
     for method in ("evaluate_batch", "evaluate_full_dataset"):
         path = write_trial(tmp_path, evaluating(method), name=f"with_{method}.py")
         assert load_trial_class(path, None).__name__ == "Digits"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "expected"),
+    [
+        (
+            "train_batch",
+            "self, batch, batch_idx",
+            "Digits.train_batch does not take the arguments (batch, epoch_idx, batch_idx) by name: "
+            "got an unexpected keyword argument 'epoch_idx'. Write: "
+            "def train_batch(self, batch, epoch_idx, batch_idx): ...",
+        ),
+        (
+            "train_batch",
+            "self, data, epoch_idx, batch_idx",
+            "Digits.train_batch does not take the arguments (batch, epoch_idx, batch_idx) by name: "
+            "missing a required argument: 'data'. Write: "
+            "def train_batch(self, batch, epoch_idx, batch_idx): ...",
+        ),
+        (
+            "evaluate_batch",
+            "self, batch, epoch_idx, batch_idx",
+            "Digits.evaluate_batch does not take the arguments (batch, batch_idx) by name: missing "
+            "a required argument: 'epoch_idx'. Write: def evaluate_batch(self, batch, batch_idx): "
+            "...",
+        ),
+        (
+            "evaluate_batch",
+            "self",
+            "Digits.evaluate_batch does not take the arguments (batch): too many positional "
+            "arguments. Write: def evaluate_batch(self, batch, batch_idx): ...",
+        ),
+        (
+            "evaluate_batch",
+            "self, a, b, c",
+            "Digits.evaluate_batch does not take the arguments (batch, batch_idx): missing a "
+            "required argument: 'c'. Write: def evaluate_batch(self, batch, batch_idx): ...",
+        ),
+    ],
+)
+def test_other_arguments_than_a_method_gets_are_refused(
+    tmp_path: Path, method: str, parameters: str, expected: str
+) -> None:
+    source = "from trialrun import Trial\n" + trial("Digits")
+    source += f"    def {method}({parameters}): ...\n"
+    assert message(write_trial(tmp_path, source)) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("train_batch", "self, batch, **indices"),
+        ("train_batch", "self, epoch_idx, batch, batch_idx, scale=0.5"),
+        ("evaluate_batch", "self, examples"),
+        ("evaluate_batch", "self, examples, number"),
+        ("evaluate_batch", "self, *arguments"),
+        ("evaluate_batch", "self, batch_idx, batch, scale=0.5"),
+    ],
+)
+def test_arguments_may_be_written_in_other_ways(
+    tmp_path: Path, method: str, parameters: str
+) -> None:
+    source = "from trialrun import Trial\n" + trial("Digits")
+    source += f"    def {method}({parameters}): ...\n"
+    assert load_trial_class(write_trial(tmp_path, source), None).__name__ == "Digits"
+
+
+def test_static_methods_get_no_self(tmp_path: Path) -> None:
+    source = "from trialrun import Trial\n" + trial("Digits")
+    source += "    @staticmethod\n    def evaluate_batch(batch): ...\n"
+    path = write_trial(tmp_path, source)
+    assert load_trial_class(path, None).__name__ == "Digits"
+
+
+def test_a_near_miss_of_an_optional_method_is_told(tmp_path: Path) -> None:
+    names = ["build_callback", "predict_batches", "build_data_loader", "train_batches"]
+    source = "from trialrun import Trial\n" + trial("Digits")
+    source += "".join(f"    def {name}(self): ...\n" for name in names)
+    assert near_misses(load_trial_class(write_trial(tmp_path, source), None)) == [
+        "Digits.build_callback is not a method that trialrun calls. If it is meant to be "
+        "build_callbacks, rename it.",
+        "Digits.predict_batches is not a method that trialrun calls. If it is meant to be "
+        "predict_batch, rename it.",
+    ]
+    source += "    def build_callbacks(self): ...\n    def predict_batch(self, batch): ...\n"
+    path = write_trial(tmp_path, source, name="whole.py")
+    assert near_misses(load_trial_class(path, None)) == []
 
 
 def test_a_trial_imports_its_neighbours(tmp_path: Path) -> None:

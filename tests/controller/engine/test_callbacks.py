@@ -403,6 +403,37 @@ class Refused(Linear):
     assert str(caught.value) == expected
 
 
+def test_an_event_that_there_is_not_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        HEAD
+        + """
+class Base(Callback):
+    on_gpu = False  # no method
+
+    def on_train_batch_end(self, batch_idx):
+        pass
+
+
+class Lightning(Base):
+    def on_training_batch_start(self, batch_idx):
+        pass
+
+
+class Refused(Linear):
+    def build_callbacks(self):
+        return {"a": Callback(), "b": Lightning()}
+""",
+    )
+    with pytest.raises(InvalidTrialError) as caught:
+        run_session(make_spec(path), tmp_path / "checkpoints")
+    assert str(caught.value) == (
+        "Lightning.on_train_batch_end is never called: a Callback has no such event. Did you mean "
+        "'on_training_batch_end'? A method that the trial calls itself needs a name that does not "
+        "begin with on_."
+    )
+
+
 def test_a_missing_or_extra_callback_is_named_at_restore(tmp_path: Path) -> None:
     spec = listening(tmp_path, **CONFIG)
     run = run_session(spec, tmp_path / "checkpoints", stop_upon=("progress", 2))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,55 +331,6 @@ def test_a_metric_that_is_searched_but_missing_is_warned_of_once(
         "The validation metrics ['loss'] have no 'accuracy', so no checkpoint can be the best one. "
         "Set searcher.metric to one of them."
     ]
-
-
-# Warnings.
-
-
-def test_a_loss_that_is_not_finite_is_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = spec_of(
-        tmp_path,
-        """
-class Diverging(Linear):
-    def train_batch(self, batch, epoch_idx, batch_idx):
-        super().train_batch(batch, epoch_idx, batch_idx)
-        return {"loss": math.nan if batch_idx > 1 else 1.0}
-
-    def evaluate_batch(self, batch, batch_idx):
-        return {"loss": math.inf}
-""",
-        reporting_period="1ba",
-        validation_period="2ba",
-        max_length="6ba",
-    )
-    run = run_session(spec, tmp_path / "checkpoints")
-    losses = [metrics["loss"] for *_, metrics in run.training]
-    assert losses[:2] == [1.0, 1.0]
-    assert all(math.isnan(loss) for loss in losses[2:])
-    assert [record.message for record in caplog.records] == [
-        "The validation metric 'loss' is inf at batch 2. It is recorded so; later batches are not "
-        "warned of.",
-        "The training metric 'loss' is nan at batch 3. It is recorded so; later batches are not "
-        "warned of.",
-    ]
-    assert {record.levelno for record in caplog.records} == {logging.WARNING}
-
-
-def test_fewer_records_than_a_batch_are_warned_of_and_work(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = write_trial(tmp_path, HEAD + "class Small(Linear):\n    pass\n")
-    spec = make_spec(path, slots=4, hyperparameters={"num_records": 3}, max_length="4ep")
-    straight = run_session(spec, tmp_path / "straight")
-    assert (straight.batches, straight.outcome) == (4, Outcome.COMPLETED)
-    assert [record.message for record in caplog.records] == [
-        "The training data has 3 records, fewer than the 8 of one batch: each batch holds records "
-        "of several passes."
-    ]
-    stopped = run_with_stops(spec, tmp_path / "stopped", [("progress", 1), ("progress", 2)])
-    assert stopped.reported == straight.reported
 
 
 # The identity of a run.

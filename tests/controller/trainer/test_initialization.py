@@ -13,6 +13,7 @@ import torch
 
 import trialrun
 from trialrun import Batch, ConfigurationError, Epoch, InvalidTrialError, RunConflictError, Time
+from trialrun.compat.determined import pytorch
 from trialrun.controller.bookkeeping import get_experiment
 
 from .scripts import FIT, Scripts, load
@@ -223,6 +224,20 @@ def test_only_one_init_is_open_at_a_time(scripts: Scripts) -> None:
         assert trainer.fit(**FIT).is_completed
 
 
+@pytest.mark.parametrize("init", [trialrun.init, pytorch.init])
+def test_without_with_there_is_no_context(init: Any) -> None:
+    block = init(slots=2)
+    with pytest.raises(InvalidTrialError) as caught:
+        block.wrap_model(torch.nn.Linear(3, 1))
+    assert str(caught.value) == (
+        "init returned a with block, which has no 'wrap_model'; the context has it. Write: with "
+        "trialrun.init(...) as context: ..."
+    )
+    assert not hasattr(block, "_repr_html_")  # a notebook asks for it
+    with block as context:
+        assert context.num_slots == 2
+
+
 def test_outside_of_init_nothing_is_trained(scripts: Scripts) -> None:
     message = (
         "A Trainer trains within the block of trialrun.init, and none is open. Write: with "
@@ -263,6 +278,13 @@ def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> Non
             "Trainer got the class Linear as its trial. Give it an object of your Trial's class: "
             "Trainer(MyTrial(context), context)."
         )
+
+        class Renamed(linear):  # type: ignore[misc,valid-type]  # a class that mypy does not see
+            def train_batch(self, batch: Any, batch_idx: int) -> None: ...
+
+    with scripts.init() as context:
+        with pytest.raises(InvalidTrialError, match=r"^Renamed.train_batch does not take"):
+            trialrun.Trainer(Renamed(context), context)
         linear(context)
         with pytest.raises(InvalidTrialError, match="^This Linear was not the first trial"):
             trialrun.Trainer(linear(context), context)

@@ -21,6 +21,8 @@ class PyTorchCallback(Callback):
     made.
     """
 
+    _further_events = frozenset({"on_checkpoint_end"})
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         start = vars(cls).get("on_training_epoch_start")

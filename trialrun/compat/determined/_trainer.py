@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from trialrun.controller.trainer import fitting, initialization
 from trialrun.controller.trainer.arguments import AS_CONFIGURED, AsConfigured
 from trialrun.controller.trainer.fitting import TrainingResult
 from trialrun.controller.trainer.starting import CheckpointName
+from trialrun.controller.trainer.with_block import context_block
 
 __all__ = ["Trainer", "init"]
 
@@ -29,7 +29,7 @@ _NO_PROFILER = (
 )
 
 
-@contextmanager
+@context_block
 def init(
     *,
     hparams: Mapping[str, Any] | None = None,

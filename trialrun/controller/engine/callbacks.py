@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trialrun._callback import Callback
-from trialrun._errors import CheckpointError, InvalidTrialError
+from trialrun._errors import CheckpointError, InvalidTrialError, nearest_name
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.randomness import Generators
@@ -47,7 +47,8 @@ class Callbacks:
         execution: Keeps the clock and the epochs.
 
     Raises:
-        InvalidTrialError: It is no dictionary of names and callbacks.
+        InvalidTrialError: It is no dictionary of names and callbacks, or a callback has a method
+            for an event that there is not.
     """
 
     def __init__(self, callbacks: Any, generators: Generators, execution: Execution) -> None:
@@ -199,9 +200,22 @@ def _checked(callbacks: Any) -> dict[str, Callback]:
                 f"build_callbacks returned {name!r}: {type(callback).__name__}. Names are strings, "
                 "and callbacks are objects of classes that derive from trialrun.Callback."
             )
+        _require_known_events(type(callback))
     if len(callbacks) >= _MAX_CALLBACKS:
         raise InvalidTrialError(f"{len(callbacks)} callbacks are more than {_MAX_CALLBACKS}.")
     return dict(callbacks)
+
+
+def _require_known_events(cls: type[Callback]) -> None:
+    """Refuses a method for an event that there is not: nothing would ever call it."""
+    known = {*_EVENTS, *cls._further_events}
+    for event in dir(cls):
+        if event.startswith("on_") and event not in known and callable(getattr(cls, event)):
+            raise InvalidTrialError(
+                f"{cls.__name__}.{event} is never called: a Callback has no such event."
+                f"{nearest_name(event, _EVENTS)} A method that the trial calls itself needs a name "
+                "that does not begin with on_."
+            )
 
 
 def _adapted(method: Callable[..., None], event: str) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trialrun._errors import TrialrunError
-from trialrun._trial import Trial
+from trialrun._trial import Trial, is_called_by_name
 from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.data.sources import ValidationSource
 from trialrun.controller.engine.execution import Execution
@@ -238,9 +238,7 @@ def _eval_mode(models: Sequence[torch.nn.Module]) -> Iterator[None]:
 def _with_or_without_index(trial: Trial) -> Callable[[Any, int], Any]:
     """Returns how to call ``evaluate_batch``, which may leave ``batch_idx`` out."""
     parameters = inspect.signature(trial.evaluate_batch).parameters
-    if "batch_idx" in parameters or any(
-        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
-    ):
+    if is_called_by_name(parameters.values()):
         return lambda batch, number: trial.evaluate_batch(batch=batch, batch_idx=number)
     if len(parameters) > 1:
         return lambda batch, number: trial.evaluate_batch(batch, number)

@@ -20,7 +20,7 @@ import trialrun
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
-from trialrun._trial import Trial
+from trialrun._trial import Trial, near_misses
 from trialrun._units import Epoch
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
@@ -50,6 +50,7 @@ from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedu
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
+from trialrun.controller.wording import count
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,9 @@ class TrialSession:
             seed=runtime.settings.seed,
             is_chief=runtime.collectives.is_chief,
         )
+        if runtime.collectives.is_chief:
+            for sentence in near_misses(type(trial)):
+                logger.warning(sentence)
         self._callbacks = builder.callbacks()
         with self._callbacks.failure_told():
             checkpoint_uuid = None if contents is None else contents.metadata.get("uuid")
@@ -208,8 +212,11 @@ class TrialSession:
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
             _warn_of_small_dataset(facts, self.plan)
+            if data.has_equal_batches:
+                _warn_of_other_batch_size(facts, runtime.settings)
         data_wait = DataWait(
             num_workers=data.num_workers,
+            gathers_batches=data.gathers_batches,
             num_cores=max(1, num_cores() // collectives.size),
             slots_each=len(slots),
             # One process speaks for all: their loaders are alike.
@@ -367,6 +374,22 @@ def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
             num_records,
             size,
         )
+
+
+def _warn_of_other_batch_size(facts: DataFacts, settings: RuntimeSettings) -> None:
+    configured, slots = settings.hyperparameters.get("global_batch_size"), settings.num_slots
+    if configured is None or facts.batch_size is None or facts.batch_size * slots == configured:
+        return
+    logger.warning(
+        "Hyperparameter global_batch_size is %s, but the training data has batches of %d records: "
+        "batch_size=%d for each of %s. Give its DataLoader "
+        "batch_size=self.context.get_per_slot_batch_size(), or set global_batch_size to %d.",
+        configured,
+        facts.batch_size * slots,
+        facts.batch_size,
+        count(slots, "slot"),
+        facts.batch_size * slots,
+    )
 
 
 def _require_wrapped(context: TrialContext) -> None:

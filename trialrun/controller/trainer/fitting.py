@@ -14,7 +14,7 @@ from trialrun._construction import Construction
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError, RunConflictError
 from trialrun._run_record import RunRecord
-from trialrun._trial import Trial
+from trialrun._trial import Trial, require_signatures
 from trialrun._units import Unit
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
@@ -72,7 +72,8 @@ class Trainer:
         context: What ``trialrun.init`` gave.
 
     Raises:
-        InvalidTrialError: The trial was made with another context, or is no Trial.
+        InvalidTrialError: The trial was made with another context, is no Trial, or
+            its methods for batches do not take what they are called with.
         RunConflictError: No ``init`` is open.
     """
 
@@ -81,6 +82,7 @@ class Trainer:
         self._surroundings = self._require_open()
         self._trial = trial
         self._construction = _require_made_with(self._surroundings.runtime, trial)
+        require_signatures(type(trial))
         self._records = ScriptTrial(self._surroundings.home, TrialClass.of(trial))
         # While a loop runs, or has run, the trial is no longer as its constructor left it.
         self._has_trained = False

@@ -31,6 +31,7 @@ from trialrun.controller.launch.joining import join, leave
 from trialrun.controller.launch.place import Place
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.trainer.process_state import kept_process_state
+from trialrun.controller.trainer.with_block import context_block
 from trialrun.samplers.addresses import Stream
 
 # After the addresses of the trial's constructor (0) and of its loaders (1, 2).
@@ -83,7 +84,7 @@ def open_surroundings() -> Surroundings | None:
     return _OPEN.surroundings
 
 
-@contextmanager
+@context_block
 def init(
     *,
     hparams: Mapping[str, Any] | None = None,

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from support import make_spec, run_session, write_trial
+from torch.utils.data import TensorDataset
 
+from trialrun import DataLoader
 from trialrun.controller.engine.data.data_wait import DataWait
+from trialrun.controller.engine.data.loaders import TrainingData
 
 
 class Clock:
@@ -29,6 +33,7 @@ def train(
     first: float = 0.0,
     slots_each: int = 1,
     num_workers: int = 0,
+    gathers_batches: bool = False,
     num_cores: int = 8,
     is_silent: bool = False,
 ) -> DataWait:
@@ -36,6 +41,7 @@ def train(
     clock = Clock()
     wait = DataWait(
         num_workers=num_workers,
+        gathers_batches=gathers_batches,
         num_cores=num_cores,
         slots_each=slots_each,
         is_silent=is_silent,
@@ -110,6 +116,36 @@ def test_the_advice_names_the_workers_that_would_keep_up(
     train(loading=0.5, computing=0.5, num_workers=num_workers, num_cores=num_cores)
     (found,) = advice(caplog)
     assert remedy in found
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "remedy"),
+    [
+        (
+            2,
+            "Set num_workers=0 in the DataLoader; it is 2. Its dataset gives a whole batch at "
+            "once, sooner than a worker hands it over.",
+        ),
+        (0, "Set num_workers=1 in the DataLoader; it is 0."),
+    ],
+)
+def test_workers_that_only_hand_batches_over_are_advised_against(
+    num_workers: int, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(loading=0.5, computing=0.5, num_workers=num_workers, gathers_batches=True)
+    (found,) = advice(caplog)
+    assert remedy in found
+
+
+def test_a_dataset_of_tensors_gathers_batches_unless_the_trial_collates() -> None:
+    dataset = TensorDataset(torch.arange(8))
+    for loader, gathers in (
+        (DataLoader(dataset, batch_size=2), True),
+        (DataLoader(dataset, batch_size=2, collate_fn=list), False),
+        (DataLoader(list(range(8)), batch_size=2), False),
+    ):
+        data = TrainingData(loader, seed=3, num_slots=1, slots=range(1))
+        assert data.gathers_batches is gathers
 
 
 def test_advice_can_be_silenced(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,7 @@ class DataWait:
 
     Args:
         num_workers: Loader processes of this training process.
+        gathers_batches: Whether a batch is gathered whole from memory.
         num_cores: CPU cores that it can use.
         slots_each: Slots that it executes: shares that make one batch.
         is_silent: Whether to measure without advice.
@@ -40,6 +41,7 @@ class DataWait:
         self,
         *,
         num_workers: int,
+        gathers_batches: bool = False,
         num_cores: int,
         slots_each: int,
         is_silent: bool,
@@ -47,6 +49,7 @@ class DataWait:
     ) -> None:
         self.fraction = 0.0
         self._num_workers = num_workers
+        self._gathers_batches = gathers_batches
         self._num_cores = num_cores
         self._window = _BATCHES * slots_each
         self._is_silent = is_silent
@@ -81,6 +84,11 @@ class DataWait:
             )
 
     def _remedy(self, waited: float, elapsed: float) -> str:
+        if self._gathers_batches and self._num_workers:
+            return (
+                f"Set num_workers=0 in the DataLoader; it is {self._num_workers}. Its dataset "
+                "gives a whole batch at once, sooner than a worker hands it over."
+            )
         computing = max(elapsed - waited, 1e-9)
         # Without workers, loading took what was waited; with some, all of them loaded all the time.
         loading = self._num_workers * elapsed or waited

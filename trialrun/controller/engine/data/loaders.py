@@ -174,6 +174,7 @@ class TrainingData(TrainingSource):
         order = DataOrder.of(loader, seed)
         epoch_length = order.epoch_length(num_slots)
         self.num_workers = loader.num_workers
+        self.gathers_batches = not BatchFunction(loader).may_draw
         # Records are repeated before they are cut into batches; a batch sampler cuts as it likes.
         self.has_equal_batches = loader.batch_sampler is None
         self.facts = DataFacts(

@@ -42,6 +42,8 @@ class TrainingSource(abc.ABC):
     """What is known of the data."""
     num_workers: int
     """Loader processes; 0 loads in this one."""
+    gathers_batches: bool = False
+    """Whether a batch is gathered whole from memory, which a loader process does no faster."""
     has_equal_batches: bool
     """Whether every batch of every slot is known to hold equally many records."""
 

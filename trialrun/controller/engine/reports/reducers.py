@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import enum
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ from trialrun.controller import plain
 from trialrun.controller.engine.randomness import Generators
 from trialrun.controller.engine.reports.metrics import check_scalars, describe, to_floats
 from trialrun.samplers.addresses import Stream
+
+logger = logging.getLogger(__name__)
 
 
 class Phase(enum.Enum):
@@ -64,6 +68,8 @@ class SlotReducers:
         self._slots = slots
         self._num_slots = num_slots
         self._generators = generators
+        # In which phases it was said of which reducers that they had nothing.
+        self._warned: set[tuple[Phase, int]] = set()
         self._functions = [
             wrapped.reducer for wrapped in reducers if isinstance(wrapped.reducer, FunctionReducer)
         ]
@@ -166,7 +172,10 @@ class SlotReducers:
                 hint = f" It was given nothing: {_UNUSED[phase]}."
             with _naming("cross_slot_reduce", wrapped, hint=hint):
                 value = wrapped.reducer.cross_slot_reduce(collected)
-            for name, number in _named(wrapped, value).items():
+            named = _named(wrapped, value)
+            if hint and any(map(math.isnan, named.values())):
+                self._warn_once(phase, index, f"Reducer {wrapped.label!r} gave nan.{hint}")
+            for name, number in named.items():
                 if name in result:
                     raise InvalidMetricError(
                         f"Reducer {wrapped.label!r} returned the metric {name!r}, which exists "
@@ -174,6 +183,11 @@ class SlotReducers:
                     )
                 result[name] = number
         return result
+
+    def _warn_once(self, phase: Phase, index: int, message: str) -> None:
+        if (phase, index) not in self._warned:
+            self._warned.add((phase, index))
+            logger.warning(message)
 
     def slot_state(self, slot: int) -> dict[str, Any]:
         """Returns what a slot has collected of a training period that is not over, by reducer."""
