@@ -75,9 +75,10 @@ def test_readme_script_trains_the_readme_trial(
     monkeypatch.setenv("TRIALRUN_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     source, script = _blocks("python")
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(source, namespace)
-    exec(script.replace("30ep", "2ep"), namespace)
+    monkeypatch.delitem(sys.modules, "regression", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "regression.py").write_text(source, encoding="utf-8")
+    exec(script.replace("30ep", "2ep"), {"__name__": "__main__"})
     row = get_trial(Database.open(f"sqlite:///{tmp_path / 'trialrun.db'}", create=False), 1)
     assert (row.state, row.batches_completed) == (RunState.COMPLETED, 10)
 
