@@ -27,10 +27,11 @@ class Variants(Linear):
         return torch.optim.SGD(groups if self.variant == "groups" else parameters, lr=0.1)
 
     def set_up(self):
-        wrap = self.context.wrap_lr_scheduler
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
         if self.variant != "no scheduler":
-            wrap(scheduler, StepMode.STEP_EVERY_EPOCH)
+            self.context.wrap_lr_scheduler(
+                torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9),
+                StepMode.STEP_EVERY_EPOCH,
+            )
         self.context.wrap_reducer(Nothing(), "other" if self.variant == "reducer" else "nothing")
         if self.variant in ("two models", "two optimizers"):
             other = self.context.wrap_model(nn.Linear(1, 1))
