@@ -120,9 +120,10 @@ class Runtime:
         self.tensorboard.keep_in(tensorboard_path)
 
     def at_first_address(self, call: Callable[[], T]) -> T:
-        """Calls what sets the trial up, such as its constructor.
+        """Calls what comes before the trial's constructor, which sets its address itself.
 
-        There is one address for all slots: every process builds the same model.
+        There is one address for all slots: what a file draws while it is imported is the same in
+        every process.
         """
         self.generators.enter(Stream.MODEL, 0)
         return call()

@@ -334,7 +334,7 @@ def open_session(
         lambda: load_trial_class(spec.trial_file, spec.trial_class)
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
-    trial = runtime.at_first_address(lambda: trial_class(runtime.context))
+    trial = trial_class(runtime.context)
     if contents is None and spec.warm_start_from is not None:
         begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(

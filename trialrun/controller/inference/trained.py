@@ -134,7 +134,7 @@ def open_trained(
             )
         require_complete(cls, "trial_class")
     prepare_data(cls, values, runtime.collectives)
-    trial = runtime.at_first_address(lambda: cls(runtime.context))
+    trial = cls(runtime.context)
     return Inference(runtime, trial, folder, weights)
 
 
