@@ -104,7 +104,7 @@ def test_checkpoint_list(place: Workplace) -> None:
         "metrics",
     }
     for line, row in zip(lines, data, strict=True):
-        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:12])
+        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:15])
         files = list(Path(row["path"]).iterdir()) if row["state"] == "COMPLETED" else []
         assert sum(file.stat().st_size for file in files) in (0, row["size_bytes"])
     assert place.invoke("checkpoint", "list", "--json").json == data
