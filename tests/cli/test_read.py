@@ -113,7 +113,9 @@ def test_checkpoint_list(place: Workplace) -> None:
 def test_checkpoint_show(place: Workplace) -> None:
     row = place.checkpoints()[0]
     text = place.invoke("checkpoint", "show", row.uuid[:8]).out
-    assert f"digest:     {row.digest}\n" in text
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    assert fields["digest"].strip() == row.digest
+    assert fields["short_digest"].strip() == row.digest[:15]
     assert "  dataset_length:        37\n" in text
     data = place.invoke("checkpoint", "show", row.uuid, "--json").json
     assert data["digest"] == data["metadata"]["digest"] == row.digest
