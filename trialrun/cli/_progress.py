@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from trialrun._wording import count
 from trialrun.cli._output import format_duration, format_metrics
 from trialrun.controller.bookkeeping import (
     CheckpointState,
@@ -28,7 +29,6 @@ from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
 from trialrun.controller.warm_start import describe_warm_start
-from trialrun.controller.wording import count
 
 _LOOK_SECONDS = 0.2
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
@@ -157,7 +157,8 @@ class AttemptView:
         for found in validation:
             self._next_validation = found.batches + 1
             metrics = format_metrics(found.metrics, _MOST_METRICS)
-            lines.append((found.batches, f"validated {found.num_records} records: {metrics}"))
+            num_records = count(found.num_records or 0, "record")
+            lines.append((found.batches, f"validated {num_records}: {metrics}"))
         # The sort is stable: at one batch the report comes before the validation.
         for batches, text in sorted(lines, key=lambda line: line[0]):
             self._print(f"{self._position(batches)}: {text}")

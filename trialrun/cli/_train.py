@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from trialrun._wording import count
 from trialrun.cli._progress import AttemptView
 from trialrun.controller.bookkeeping import (
     CheckpointState,
@@ -22,7 +23,6 @@ from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_attempt, run_rehearsal
-from trialrun.controller.wording import count
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
@@ -48,11 +48,12 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
         batches = get_trial(database, trial.id).batches_completed
         checkpoints = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
     if result.end is AttemptEnd.COMPLETED:
-        click.echo(f"Completed experiment {experiment} after {batches} batches.")
+        click.echo(f"Completed experiment {experiment} after {count(batches, 'batch')}.")
         view.show_checkpoints()
         return 0
     if result.end is AttemptEnd.PAUSED:
-        click.echo(f"Paused experiment {experiment} after {batches} batches. Go on with:")
+        after = count(batches, "batch")
+        click.echo(f"Paused experiment {experiment} after {after}. Go on with:")
         click.echo(f"trialrun resume {experiment}")
         return EXIT_PAUSED
     assert result.failure is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from trialrun._wording import count
 from trialrun.cli._options import home_options, open_database
 from trialrun.controller.bookkeeping import RunState, get_experiment
 from trialrun.controller.going_on import how_to_go_on
@@ -43,7 +44,8 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
             f"trialrun show {experiment} says why."
         )
     click.echo(
-        f"Paused experiment {experiment} after {trial.batches_completed} batches. Go on with:\n"
+        f"Paused experiment {experiment} after {count(trial.batches_completed, 'batch')}. "
+        "Go on with:\n"
         f"{how_to_go_on(get_experiment(database, experiment))}"
     )
 
@@ -79,7 +81,8 @@ def wait(experiment: int, home: Home) -> None:
     """
     trial = wait_for_experiment(open_database(home), experiment)
     click.echo(
-        f"Experiment {experiment} is {trial.state.name} after {trial.batches_completed} batches."
+        f"Experiment {experiment} is {trial.state.name} after "
+        f"{count(trial.batches_completed, 'batch')}."
     )
     raise SystemExit(_EXIT_CODES.get(trial.state, 1))
 
@@ -102,7 +105,7 @@ def delete(experiment: int, yes: bool, home: Home) -> None:
     if not yes:
         click.confirm(
             f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
-            f"{trial.batches_completed} batches, and all files in {row.directory}?",
+            f"{count(trial.batches_completed, 'batch')}, and all files in {row.directory}?",
             abort=True,
         )
     delete_experiment(database, experiment)

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from trialrun._units import Batch, Epoch, Time, Unit
+from trialrun._wording import count
 from trialrun.controller.engine.stopping import StopRequest
 
 ENDLESS_EPOCH = 2**62
@@ -115,9 +116,9 @@ class Plan:
             (self.validation_period, "validation"),
             (self.checkpoint_period, "checkpoint"),
         ):
-            count = self.count(unit)
-            if count is not None:
-                parts.append(_plural(count, name))
+            number = self.count(unit)
+            if number is not None:
+                parts.append(count(number, name))
             elif unit is not None:
                 parts.append(f"a {name} every {unit}")
         return ", ".join(parts)
@@ -125,14 +126,14 @@ class Plan:
     def _describe_length(self) -> str:
         total = self.total_batches
         if self.epoch_length == ENDLESS_EPOCH:
-            return f"{self.max_length} of training" if total is None else _plural(total, "batch")
+            return f"{self.max_length} of training" if total is None else count(total, "batch")
         if total is None:
-            return f"{self.max_length} of training, epochs of {_plural(self.epoch_length, 'batch')}"
+            return f"{self.max_length} of training, epochs of {count(self.epoch_length, 'batch')}"
         epochs, rest = divmod(total, self.epoch_length)
         if rest or not epochs:
-            return f"{_plural(total, 'batch')}, epochs of {self.epoch_length}"
-        per_epoch = _plural(self.epoch_length, "batch")
-        return f"{_plural(epochs, 'epoch')} x {per_epoch} = {_plural(total, 'batch')}"
+            return f"{count(total, 'batch')}, epochs of {self.epoch_length}"
+        per_epoch = count(self.epoch_length, "batch")
+        return f"{count(epochs, 'epoch')} x {per_epoch} = {count(total, 'batch')}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON data, for the records."""
@@ -145,12 +146,6 @@ class Plan:
             "description": self.describe(),
             **{name: None if unit is None else str(unit) for name, unit in values.items()},
         }
-
-
-def _plural(count: int, noun: str) -> str:
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun}es" if noun == "batch" else f"{count} {noun}s"
 
 
 class Stopwatch:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from trialrun._wording import count
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -24,7 +25,6 @@ from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import weights_folder
-from trialrun.controller.wording import count
 
 
 class ChiefAttempt:
@@ -99,13 +99,13 @@ class ChiefAttempt:
         rows = checkpoints_of_trial(database, claimed.trial.id, state=CheckpointState.COMPLETED)
         newest = rows[0] if rows else None
         batches = 0 if newest is None else newest.batches
-        number = claimed.experiment.id
+        number, after = claimed.experiment.id, count(batches, "batch")
         return {
             "experiment": number,
             "batches": batches,
             "checkpoint": None if newest is None else newest.path,
-            "text": f"Completed experiment {number} after {batches} batches."
+            "text": f"Completed experiment {number} after {after}."
             if is_completed
-            else f"Paused experiment {number} after {batches} batches. To go on, "
+            else f"Paused experiment {number} after {after}. To go on, "
             f"{how_to_go_on(claimed.experiment)}.",
         }
