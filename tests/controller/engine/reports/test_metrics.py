@@ -89,6 +89,10 @@ def test_rows_keep_their_own_values_and_order() -> None:
     ("returned", "kind"), [(None, "None"), (3, "an int"), ([("loss", 1.0)], "a list")]
 )
 def test_anything_but_a_dictionary_is_refused(returned: Any, kind: str) -> None:
+    assert message(check_scalars, returned, "train_batch") == (
+        f"train_batch returned {kind}. Return a dictionary of metric names and numbers, or one "
+        "scalar tensor, the loss."
+    )
     assert message(check_scalars, returned, "evaluate_batch") == (
         f"evaluate_batch returned {kind}. Return a dictionary of metric names and numbers."
     )

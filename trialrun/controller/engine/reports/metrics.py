@@ -41,9 +41,10 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
     if isinstance(returned, torch.Tensor) and source == "train_batch":
         returned = {"loss": returned}
     if not isinstance(returned, Mapping):
+        alone = ", or one scalar tensor, the loss" if source == "train_batch" else ""
         raise InvalidMetricError(
-            f"{source} returned {type_of(returned)}. Return a dictionary of metric names "
-            "and numbers."
+            f"{source} returned {type_of(returned)}. Return a dictionary of metric names and "
+            f"numbers{alone}."
         )
     scalars: Scalars = {}
     for name, value in returned.items():
