@@ -430,6 +430,8 @@ def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataF
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
+        checkpoint_policy=config.checkpoint_policy,
+        step_zero_validation=config.step_zero_validation,
     )
 
 
