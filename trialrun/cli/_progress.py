@@ -26,6 +26,7 @@ from trialrun.controller.bookkeeping import (
     validation_metrics_of_trial,
 )
 from trialrun.controller.checkpoints.best import best_first
+from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.logs import LogTail
 from trialrun.controller.warm_start import describe_warm_start
@@ -99,18 +100,6 @@ class AttemptView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def show_checkpoints(self) -> None:
-        """Says where the newest and the best checkpoint are."""
-        rows = checkpoints_of_trial(
-            self._database, self._prepared.trial.id, state=CheckpointState.COMPLETED
-        )
-        if rows:
-            click.echo(f"Latest checkpoint: {rows[0].path}")
-        searcher = self._prepared.config.searcher
-        for best in best_first(rows, searcher.metric, searcher.smaller_is_better)[:1]:
-            value = (best.metrics or {})[searcher.metric]
-            click.echo(f"Best checkpoint ({searcher.metric} {value:.6g}): {best.path}")
 
     def _look(self, at_end: bool = False) -> None:
         self._show_plan()
@@ -222,3 +211,14 @@ class AttemptView:
         if not rate or not total:
             return ""
         return f", {format_duration(max(total - batches, 0) / rate)} left"
+
+
+def show_checkpoints(database: Database, trial_id: int, config: ExperimentConfig) -> None:
+    """Says where the newest and the best checkpoint of a trial are."""
+    rows = checkpoints_of_trial(database, trial_id, state=CheckpointState.COMPLETED)
+    if rows:
+        click.echo(f"Latest checkpoint: {rows[0].path}")
+    searcher = config.searcher
+    for best in best_first(rows, searcher.metric, searcher.smaller_is_better)[:1]:
+        value = (best.metrics or {})[searcher.metric]
+        click.echo(f"Best checkpoint ({searcher.metric} {value:.6g}): {best.path}")
