@@ -233,6 +233,7 @@ class Trainer:
         runtime = self._surroundings.runtime
         with contextlib.ExitStack() as stack:
             chief = ChiefAttempt(self._records, stack) if runtime.collectives.is_chief else None
+            stack.enter_context(self._said_when_interrupted(chief))
 
             def claim() -> dict[str, Any]:
                 assert chief is not None  # called there alone
@@ -263,6 +264,17 @@ class Trainer:
         )
         self._say(ended["text"])
         return result
+
+    @contextlib.contextmanager
+    def _said_when_interrupted(self, chief: ChiefAttempt | None) -> Iterator[None]:
+        """Says how to go on when Ctrl-C has ended the attempt at once."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            line = None if chief is None else chief.closing_line()
+            if line is not None:
+                self._say(line)
+            raise
 
     def _run(
         self, config: ExperimentConfig, begun: dict[str, Any], chief: ChiefAttempt | None
