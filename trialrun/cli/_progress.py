@@ -28,6 +28,7 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.checkpoints.best import best_first
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.experiments import PreparedAttempt
+from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.logs import LogTail
 from trialrun.controller.warm_start import describe_warm_start
 
@@ -46,6 +47,7 @@ class AttemptView:
     def __init__(self, database: Database, prepared: PreparedAttempt) -> None:
         self._database = database
         self._prepared = prepared
+        self._folder = prepared.folder.attempt(prepared.attempt.number)
         self._first_batch = prepared.attempt.first_batch
         self._next_training = self._first_batch + 1
         # Batch 0 is validated where that was asked for; a resume begins with what is owed.
@@ -107,7 +109,7 @@ class AttemptView:
             self._tails = self._open_tails()
         prefix = len(self._tails) > 1
         for tail in self._tails:
-            for line in tail.new_lines(at_end):
+            for line in without_failures(tail.new_lines(at_end), self._folder):
                 self._print(f"[process {tail.process}] {line}" if prefix else line)
         if self._plan is not None:
             self._show_reports()

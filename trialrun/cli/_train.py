@@ -23,6 +23,7 @@ from trialrun.controller.bookkeeping import (
 )
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.experiments import prepared_attempt
+from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.launch.worker import log_file
@@ -73,11 +74,17 @@ def _conclude(database: Database, trial_id: int) -> int:
         _say_stopped(experiment)
         return EXIT_STOPPED_AT_ONCE
     attempt = attempts_of_trial(database, trial_id)[-1]
+    if attempt.error_traceback:
+        click.echo(attempt.error_traceback, err=True)
     click.echo(f"Experiment {experiment} failed: {attempt.error}", err=True)
     checkpoints = checkpoints_of_trial(database, trial_id, state=CheckpointState.COMPLETED)
     if trial.batches_completed == 0:
         # A resume would read the configuration as it was submitted.
-        click.echo("Nothing was trained: mend it, and submit it again.", err=True)
+        click.echo(
+            "Nothing was trained: mend it, and submit it again. To be rid of this record: trialrun "
+            f"delete {experiment}",
+            err=True,
+        )
     else:
         start = f"batch {checkpoints[0].batches}" if checkpoints else "batch 0"
         click.echo(
@@ -112,8 +119,8 @@ def rehearse(
         # What the trial printed; all processes rehearse the same.
         log = log_file(Path(folder), 0)
         printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    message = result.failure.message if result.failure else ""
-    click.echo(printed.removesuffix(f"{message}\n"), nl=False)
+        for line in without_failures(printed.splitlines(), Path(folder)):
+            click.echo(line)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(
             f"The rehearsal on {count(config.slots, 'slot')} and "
@@ -122,5 +129,8 @@ def rehearse(
             "fresh trial that goes on to the same bits."
         )
         return 0
-    click.echo(f"The rehearsal failed: {message}", err=True)
+    assert result.failure is not None
+    if result.failure.traceback:
+        click.echo(result.failure.traceback, err=True)
+    click.echo(f"The rehearsal failed: {result.failure.message}", err=True)
     return EXIT_FAILED

@@ -88,25 +88,27 @@ def wait(experiment: int, home: Home) -> None:
 
 
 @click.command()
-@click.argument("experiment", type=int, metavar="EXP")
+@click.argument("experiments", type=int, metavar="EXP...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @home_options
-def delete(experiment: int, yes: bool, home: Home) -> None:
-    """Delete an experiment for good: its records, logs and checkpoints.
+def delete(experiments: tuple[int, ...], yes: bool, home: Home) -> None:
+    """Delete experiments for good: their records, logs and checkpoints.
 
     \b
     Example:
       trialrun delete 1
+      trialrun delete 2 3 5 --yes
     """
     from trialrun.controller.deletion import delete_experiment
 
     database = open_database(home)
-    row, trial = trial_of_experiment(database, experiment)
-    if not yes:
-        click.confirm(
-            f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
-            f"{count(trial.batches_completed, 'batch')}, and all files in {row.directory}?",
-            abort=True,
-        )
-    delete_experiment(database, experiment)
-    click.echo(f"Deleted experiment {experiment}.")
+    for experiment in dict.fromkeys(experiments):
+        row, trial = trial_of_experiment(database, experiment)
+        if not yes:
+            click.confirm(
+                f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
+                f"{count(trial.batches_completed, 'batch')}, and all files in {row.directory}?",
+                abort=True,
+            )
+        delete_experiment(database, experiment)
+        click.echo(f"Deleted experiment {experiment}.")
