@@ -22,6 +22,7 @@ from trialrun._profiling import make_profiler
 from trialrun._reducers import MetricReducer
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
+from trialrun._wording import with_type
 from trialrun._wrapped import AutomaticAmp, Wrapped, WrappedOptimizer, WrappedReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
 
@@ -545,8 +546,7 @@ class TrialContext(TrialOwner):
         """
         if not isinstance(stop_requested, bool):
             raise InvalidTrialError(
-                f"set_stop_requested got {stop_requested!r}, a {type(stop_requested).__name__}; it "
-                "takes True or False."
+                f"set_stop_requested got {with_type(stop_requested)}; it takes True or False."
             )
         self._engine.set_stop_requested(stop_requested)
 

@@ -22,6 +22,7 @@ from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, near_misses
 from trialrun._units import Epoch
+from trialrun._wording import count
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.checkpoints.weights import read_weights
@@ -50,7 +51,6 @@ from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedu
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
-from trialrun.controller.wording import count
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
 logger = logging.getLogger(__name__)
@@ -398,9 +398,9 @@ def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
     num_records, size = facts.dataset_length, plan.global_batch_size
     if num_records is not None and size is not None and num_records < size:
         logger.warning(
-            "The training data has %d records, fewer than the %d of one batch: each batch holds "
+            "The training data has %s, fewer than the %d of one batch: each batch holds "
             "records of several passes.",
-            num_records,
+            count(num_records, "record"),
             size,
         )
 
@@ -410,11 +410,11 @@ def _warn_of_other_batch_size(facts: DataFacts, settings: RuntimeSettings) -> No
     if configured is None or facts.batch_size is None or facts.batch_size * slots == configured:
         return
     logger.warning(
-        "Hyperparameter global_batch_size is %s, but the training data has batches of %d records: "
+        "Hyperparameter global_batch_size is %s, but the training data has batches of %s: "
         "batch_size=%d for each of %s. Give its DataLoader "
         "batch_size=self.context.get_per_slot_batch_size(), or set global_batch_size to %d.",
         configured,
-        facts.batch_size * slots,
+        count(facts.batch_size * slots, "record"),
         facts.batch_size,
         count(slots, "slot"),
         facts.batch_size * slots,
@@ -459,6 +459,8 @@ def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataF
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
+        checkpoint_policy=config.checkpoint_policy,
+        step_zero_validation=config.step_zero_validation,
     )
 
 

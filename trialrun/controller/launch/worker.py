@@ -83,7 +83,7 @@ def train_process(assignment: Assignment) -> str:
         failure = process.explain(error)
         failure.write(assignment.attempt_folder)
         if failure.kind is not FailureKind.PEER_LOST:
-            print(failure.traceback or failure.message, file=sys.stderr)
+            print(failure.text, file=sys.stderr)
         sys.exit(1)
     finally:
         process.has_ended.set()
