@@ -38,6 +38,7 @@ from trialrun.controller.engine.steps.mixed_precision import MixedPrecision, as_
 from trialrun.controller.engine.steps.optimization import StepRequest
 from trialrun.controller.engine.steps.parameters import require_initialized
 from trialrun.controller.engine.steps.stepping import Stepping, meeting_places, plain_backward
+from trialrun.controller.engine.steps.unwrapped_schedulers import note_schedulers
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
@@ -97,6 +98,7 @@ class Execution(Engine):
         stop_request: StopRequest,
         device: torch.device,
     ) -> None:
+        note_schedulers()
         slots_each = num_slots // collectives.size
         first = collectives.rank * slots_each
         self.slot_numbers = range(first, first + slots_each)

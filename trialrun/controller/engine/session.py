@@ -46,7 +46,7 @@ from trialrun.controller.engine.reports.tensorboard_log import (
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedulers
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
@@ -186,7 +186,7 @@ class TrialSession:
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        require_wrapped_schedulers(context.optimizers, context.lr_schedulers)
+        UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
         self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)

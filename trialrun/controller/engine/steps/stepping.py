@@ -30,6 +30,7 @@ from trialrun.controller.engine.steps.optimization import (
 )
 from trialrun.controller.engine.steps.parameters import parameter_names, require_unshared
 from trialrun.controller.engine.steps.scaling import Scalers, scaler_label
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Stepping:
     """The wrapped gradient scalers."""
     schedules: Schedules
     """How the wrapped schedulers step."""
+    unwrapped_schedulers: UnwrappedSchedulers
+    """Finds those of which no checkpoint would know."""
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Stepping:
             is_training_batch=lambda: self._is_training_batch,
             announce=lambda index: meetings.announce(first_scheduler + index),
         )
+        self.unwrapped_schedulers = UnwrappedSchedulers(context.optimizers, context.lr_schedulers)
         surroundings = StepSurroundings(
             num_slots=num_slots,
             aggregation_frequency=aggregation_frequency,
@@ -154,6 +158,7 @@ class Stepping:
         Args:
             epoch_length: Batches in an epoch.
         """
+        self.unwrapped_schedulers.require_no_later_one()
         stop = self._batch + 1
         if stop % self._aggregation_frequency:
             return
