@@ -52,6 +52,15 @@ class BatchCallbacks(Protocol):
     def end_batch(self, batch: int, epoch_length: int) -> None:
         """Calls what comes after it; the clock still says that it is under way."""
 
+    @property
+    def listen_to_steps(self) -> bool:
+        """Whether there is anything to call after the steps of optimizers."""
+
+    def end_step(
+        self, optimizer: torch.optim.Optimizer, step_idx: int, batch: int, number: int
+    ) -> None:
+        """Calls what comes after a step."""
+
 
 class Execution(Engine):
     """Executes the slots of this process, batch by batch.
@@ -118,6 +127,7 @@ class Execution(Engine):
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
         self._slots_run = False
+        self._is_ending_step = False
         self._is_built = False
         self._is_training = False
         self._initial_batch = 0
@@ -171,7 +181,7 @@ class Execution(Engine):
             shared=_held_elsewhere(trial, context),
         )
         self.slot_state = (
-            SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
+            SingleSlotState(self.slot_numbers.start, context.models, self.buffers, self.reducers)
             if len(self.slot_numbers) == 1
             else FoldedSlotState(
                 self.slot_numbers, context.models, self.buffers, self.reducers, self._generators
@@ -192,6 +202,7 @@ class Execution(Engine):
                 None if context.amp is None else MixedPrecision(context.amp, self._device)
             ),
             prepare_thread=prepare_thread,
+            step_ended=self._end_step if callbacks.listen_to_steps else None,
         )
         self._exchange.once = None
         self._is_training = True
@@ -371,6 +382,11 @@ class Execution(Engine):
                 "step_optimizer was called before training began. Call it in train_batch."
             )
         self._require_learning("step_optimizer")
+        if self._is_ending_step:
+            raise InvalidTrialError(
+                "step_optimizer was called in on_optimizer_step_end, which follows a step, and "
+                "would follow that one too. Call it in train_batch."
+            )
         if self._num_slots > 1 and not self._exchange.thread.is_in_train_batch:
             raise InvalidTrialError(
                 f"step_optimizer was called outside of train_batch, where the {self._num_slots} "
@@ -380,6 +396,14 @@ class Execution(Engine):
             )
         request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
         return self.stepping.step_optimizer(optimizer, request)
+
+    def _end_step(self, optimizer: torch.optim.Optimizer, step_idx: int, number: int) -> None:
+        self._is_ending_step = True
+        try:
+            with self.slot_state.buffers_of_slot_0(self._collectives):
+                self._callbacks.end_step(optimizer, step_idx, self._batches_completed, number)
+        finally:
+            self._is_ending_step = False
 
     def _require_learning(self, call: str, instead: str = "") -> None:
         if self._is_loaded:

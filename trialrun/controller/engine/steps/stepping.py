@@ -58,6 +58,9 @@ class Stepping:
         generators: The process's random generators.
         mixed_precision: What the trial's methods run under after ``use_amp``.
         prepare_thread: Called first in a new thread.
+        step_ended: Called after each step, once in each process, with the optimizer, its steps
+            before that one, and the steps of all before that one in the batch; None: nobody
+            listens.
 
     Raises:
         InvalidTrialError: Two optimizers share parameters.
@@ -84,6 +87,7 @@ class Stepping:
         generators: Generators,
         mixed_precision: MixedPrecision | None,
         prepare_thread: Callable[[], None],
+        step_ended: Callable[[torch.optim.Optimizer, int, int], None] | None,
     ) -> None:
         names = parameter_names(context.models)
         require_unshared(context.wrapped_optimizers, names)
@@ -94,6 +98,8 @@ class Stepping:
         self._mixed_precision = mixed_precision
         self._batch = 0
         self._num_meetings = 0
+        self._num_steps = 0
+        self._step_ended = step_ended
         self._is_training_batch = False
         # In the order of ``meeting_places``.
         first_scaler = len(context.optimizers)
@@ -126,6 +132,7 @@ class Stepping:
             step_scheduler=self.schedules.step,
             prepare_thread=prepare_thread,
             for_all_slots=self._for_all_slots,
+            step_ended=None if step_ended is None else self._end_step,
         )
         self.steps = [
             OptimizerSteps(
@@ -145,7 +152,7 @@ class Stepping:
             batch: Its number since the start of the trial.
         """
         self._batch = batch
-        self._num_meetings = 0
+        self._num_meetings = self._num_steps = 0
         self._is_training_batch = True
 
     def leave_batch(self) -> None:
@@ -235,6 +242,17 @@ class Stepping:
         with self._generators.apart(Stream.OPTIMIZER, self._batch, self._num_meetings):
             self._num_meetings += 1
             yield
+
+    def _end_step(self, optimizer: torch.optim.Optimizer, step_idx: int) -> None:
+        assert self._step_ended is not None
+        number = self._num_steps
+        self._num_steps += 1
+        # What it calls, such as a scheduler's ``step``, is called once in each process.
+        self._is_training_batch = False
+        try:
+            self._step_ended(optimizer, step_idx, number)
+        finally:
+            self._is_training_batch = True
 
     def _steps_of(self, optimizer: torch.optim.Optimizer) -> OptimizerSteps:
         for steps, wrapped in zip(self.steps, self._optimizers, strict=True):
