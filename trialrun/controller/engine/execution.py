@@ -17,6 +17,8 @@ from trialrun._context import TrialContext
 from trialrun._engine import ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun._units import Unit
+from trialrun.controller.engine.length import TrialLength
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.exchange import SET_UP, SlotExchange, refused
 from trialrun.controller.engine.parallel.meetings import FINISHED, Meetings
@@ -133,6 +135,7 @@ class Execution(Engine):
         self._initial_batch = 0
         self._batches_completed = 0
         self._epoch_length = 1
+        self._length = TrialLength(window=aggregation_frequency)
 
     def trial_begins(self, construction: Construction) -> None:
         """Sets the generators to the one address of constructors, and remembers the trial."""
@@ -155,6 +158,17 @@ class Execution(Engine):
         """Sets the clock to where this attempt begins, or to where a trial to look at stands."""
         self._initial_batch = self._batches_completed = batches_completed
         self._epoch_length = epoch_length
+
+    def lasts(self, max_length: Unit | None, epoch_length: int | None = None) -> None:
+        """Says how long the trial trains, as far as it is known: now, and when its data is built.
+
+        Args:
+            max_length: When the trial is complete.
+            epoch_length: Batches in an epoch.
+        """
+        self._length = TrialLength(
+            window=self._aggregation_frequency, max_length=max_length, epoch_length=epoch_length
+        )
 
     def set_up(
         self,
@@ -353,6 +367,16 @@ class Execution(Engine):
     def epoch_length(self) -> int:
         """Batches in an epoch."""
         return self._epoch_length
+
+    @property
+    def aggregation_frequency(self) -> int:
+        """Batches in an aggregation window."""
+        return self._aggregation_frequency
+
+    @property
+    def total_batches(self) -> int:
+        """The trial's length."""
+        return self._length.total_batches
 
     def backward(
         self,

@@ -63,6 +63,7 @@ class UnwrappedSchedulers:
     ) -> None:
         self._optimizers = optimizers
         self._schedulers = [wrapped.scheduler for wrapped in schedulers]
+        self._replaced = [wrapped.replaced for wrapped in schedulers]
         self._num_known = _noted.num_noted
 
     def require_none(self) -> None:
@@ -110,7 +111,8 @@ class UnwrappedSchedulers:
         followed = [getattr(scheduler, "optimizer", None) for scheduler in self._schedulers]
         if None in followed:
             return None  # One of a class of its own does not say whose rates it sets.
-        known = {id(part) for scheduler in self._schedulers for part in _parts(scheduler)}
+        wrapped = (*self._schedulers, *self._replaced)
+        known = {id(part) for scheduler in wrapped for part in _parts(scheduler)}
         for index, optimizer in enumerate(self._optimizers):
             names = [type(s).__name__ for s in _noted.of(optimizer) if id(s) not in known]
             # torch's schedulers keep there, as they are made, the rate with which they begin.
