@@ -21,6 +21,8 @@ class FakeEngine(Engine):
     initial_batch = 5
     batches_completed = 0
     epoch_length = 3
+    aggregation_frequency = 4  # of 24 batches: 6 steps
+    total_batches = 24
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

@@ -16,6 +16,7 @@ from typing import Any
 from trialrun._units import Batch, Epoch, Time, Unit
 from trialrun._wording import count
 from trialrun.controller.config import CheckpointPolicy
+from trialrun.controller.engine.length import whole_windows
 from trialrun.controller.engine.stopping import StopRequest
 
 ENDLESS_EPOCH = 2**62
@@ -65,7 +66,7 @@ class Plan:
     def total_batches(self) -> int | None:
         """The trial's length in batches, a whole number of windows; None when it is a time."""
         length = self.batches(self.max_length)
-        return None if length is None else -(-length // self.window) * self.window
+        return None if length is None else whole_windows(length, self.window)
 
     def batches(self, unit: Unit | None) -> int | None:
         """Returns a length or period in batches; None where there is none or it is a time."""

@@ -21,7 +21,7 @@ from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, near_misses
-from trialrun._units import Epoch
+from trialrun._units import Epoch, Unit
 from trialrun._wording import count
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
@@ -47,7 +47,7 @@ from trialrun.controller.engine.reports.tensorboard_log import (
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedulers
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
@@ -70,6 +70,7 @@ class TrialSpec:
         resume_from: The folder of the checkpoint to go on from.
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
+        rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
     """
 
     trial_file: Path
@@ -81,6 +82,7 @@ class TrialSpec:
     resume_from: Path | None = None
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
+    rehearsed_length: Unit | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -90,6 +92,7 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            max_length=self.rehearsed_length or self.config.max_length,
             record=RunRecord(
                 experiment_config=self.config.to_json(),
                 experiment_id=self.metadata.get("experiment", 0),
@@ -186,12 +189,16 @@ class TrialSession:
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        require_wrapped_schedulers(context.optimizers, context.lr_schedulers)
         self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
+        told = runtime.settings.max_length or config.max_length
+        self._execution.lasts(told, facts.epoch_length)
+        builder.make_lr_schedulers()
+        UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
+        self._execution.meet()
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(

@@ -96,8 +96,10 @@ class Snapshots:
             The contents on the chief, None elsewhere.
 
         Raises:
-            TrialrunError: Some state is not plain data; the message names where.
+            TrialrunError: Some state is not plain data, or is that of a scheduler that was not
+                wrapped; the message names where.
         """
+        self._execution.stepping.unwrapped_schedulers.require_no_later_one()
         slot_states = self._collectives.gather(self._own_slot_states(), "slot states")
         if slot_states is None:
             return None

@@ -185,7 +185,7 @@ class Trainer:
 
     def _rehearse(self, config: ExperimentConfig) -> TrainingResult:
         runtime = self._surroundings.runtime
-        named = config.from_checkpoint
+        named, max_length = config.from_checkpoint, config.max_length
         weights = None
         if named is not None:
             home = self._surroundings.home
@@ -201,7 +201,9 @@ class Trainer:
             tensorboard: Path,
         ) -> TrialSession:
             fresh = Runtime(
-                dataclasses.replace(runtime.settings, tensorboard_path=tensorboard),
+                dataclasses.replace(
+                    runtime.settings, tensorboard_path=tensorboard, max_length=max_length
+                ),
                 collectives=runtime.collectives,
                 device=runtime.device,
                 stop_request=StopRequest(),
