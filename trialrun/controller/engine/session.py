@@ -34,6 +34,7 @@ from trialrun.controller.engine.data.sources import DataFacts
 from trialrun.controller.engine.devices import device_name
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
+from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reports.metrics import TrainingWindow
@@ -71,6 +72,7 @@ class TrialSpec:
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
         rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
+        observer: What looks over the trial's shoulder, if anything.
     """
 
     trial_file: Path
@@ -83,6 +85,7 @@ class TrialSpec:
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
     rehearsed_length: Unit | None = None
+    observer: TrialObserver | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -371,6 +374,9 @@ def open_session(
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = trial_class(runtime.context)
+    if spec.observer is not None:
+        spec.observer.observe(trial, runtime)
+        sink = None if sink is None else spec.observer.around(sink)
     if contents is None and spec.warm_start_from is not None:
         begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(
