@@ -54,6 +54,9 @@ def test_all_errors_have_one_parent() -> None:
 def test_a_wrong_name_is_answered_with_the_nearest_or_with_all() -> None:
     assert nearest_name("slot", ["seed", "slots"]) == " Did you mean 'slots'?"
     assert nearest_name("xyz", ["seed", "slots"]) == " Known: seed, slots."
+    assert nearest_name("slot", ["seed", "slots"], lists_all=True) == (
+        " Did you mean 'slots'? Known: seed, slots."
+    )
     assert nearest_name("xyz", []) == ""
 
 
