@@ -47,7 +47,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_all_errors_have_one_parent() -> None:
     errors = [getattr(trialrun, name) for name in trialrun.__all__ if name.endswith("Error")]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, TrialrunError) for error in errors)
 
 

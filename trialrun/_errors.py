@@ -30,6 +30,10 @@ class InvalidMetricError(TrialrunError):
     """A metric is not what it was promised to be: not a number, or under another name."""
 
 
+class ReducerError(InvalidMetricError):
+    """A method of a metric reducer raised; ``__cause__`` is the exception that it raised."""
+
+
 class CheckpointError(TrialrunError):
     """A checkpoint cannot be written, is damaged, or belongs to another run."""
 
