@@ -331,6 +331,14 @@ class TrialSession:
             self._callbacks.shut_down()
         return outcome
 
+    def require_learning(self) -> None:
+        """Refuses a trial that has not learned anything yet.
+
+        Raises:
+            InvalidTrialError: No optimizer has taken a step with gradients.
+        """
+        self._execution.stepping.require_learning(self.batches_completed)
+
     @property
     def batches_completed(self) -> int:
         """The clock."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from trialrun._errors import TrialrunError
+from trialrun._errors import ReducerError, TrialrunError
 from trialrun.controller.engine.parallel.collectives import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
-from trialrun.controller.engine.reports.reducers import ReducerError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
 
