@@ -23,6 +23,7 @@ from trialrun._profiling import make_profiler
 from trialrun._reducers import MetricReducer
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
+from trialrun._wording import with_type
 from trialrun._wrapped import AutomaticAmp, Wrapped, WrappedOptimizer, WrappedReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
 
@@ -524,15 +525,18 @@ class TrialContext(Clock, TrialOwner):
         return self._engine.slot
 
     def set_stop_requested(self, stop_requested: bool) -> None:
-        """Asks for the trial to stop at the next batch boundary, from any slot.
+        """Ends the trial early: any slot may ask for it, at any time.
+
+        It is then complete, with a validation and a checkpoint of its last batch: the one after
+        that in which ``train_batch`` asks, the same one where a callback asks between batches.
+        Within an aggregation window it is the window's last.
 
         Raises:
             InvalidTrialError: It is not a bool.
         """
         if not isinstance(stop_requested, bool):
             raise InvalidTrialError(
-                f"set_stop_requested got {stop_requested!r}, a {type(stop_requested).__name__}; it "
-                "takes True or False."
+                f"set_stop_requested got {with_type(stop_requested)}; it takes True or False."
             )
         self._engine.set_stop_requested(stop_requested)
 

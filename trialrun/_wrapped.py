@@ -11,6 +11,7 @@ from trialrun._adapted_reducers import AdaptedReducer
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun._reducers import MetricReducer
+from trialrun._wording import type_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,9 +92,7 @@ class Wrapped:
     def add_model(self, model: torch.nn.Module) -> None:
         """Keeps a model."""
         if not isinstance(model, torch.nn.Module):
-            raise InvalidTrialError(
-                f"wrap_model got a {type(model).__name__}; it takes a torch.nn.Module."
-            )
+            raise InvalidTrialError(f"wrap_model got {type_of(model)}; it takes a torch.nn.Module.")
         _require_new(model, self.models, "wrap_model")
         self.models.append(model)
 
@@ -102,8 +101,7 @@ class Wrapped:
         optimizer = wrapped.optimizer
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InvalidTrialError(
-                f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
-                "torch.optim.Optimizer."
+                f"wrap_optimizer got {type_of(optimizer)}; it takes a torch.optim.Optimizer."
             )
         passes = wrapped.backward_passes_per_step
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
@@ -118,7 +116,7 @@ class Wrapped:
         """Keeps a gradient scaler."""
         if not isinstance(scaler, torch.amp.GradScaler):
             raise InvalidTrialError(
-                f"wrap_scaler got a {type(scaler).__name__}; it takes a torch.amp.GradScaler."
+                f"wrap_scaler got {type_of(scaler)}; it takes a torch.amp.GradScaler."
             )
         if self.amp is not None:
             raise InvalidTrialError(
@@ -192,8 +190,8 @@ class Wrapped:
             )
             if name is not None and known.name == name and shares_a_report:
                 raise InvalidTrialError(
-                    f"Two reducers are called {name!r}, a {type(known.given).__name__} and a "
-                    f"{type(wrapped.given).__name__}. Give each metric a name of its own."
+                    f"Two reducers are called {name!r}, {type_of(known.given)} and "
+                    f"{type_of(wrapped.given)}. Give each metric a name of its own."
                 )
         self.reducers.append(wrapped)
 

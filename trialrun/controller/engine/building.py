@@ -10,6 +10,7 @@ from trialrun._context import TrialContext
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun._wording import type_of
 from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.data.foreign_loaders import (
     ForeignTrainingData,
@@ -170,7 +171,7 @@ class SourceBuilder:
     def _require_allowed(self, loader: Any, split: Split) -> None:
         if not self._context.experimental.allows_any_loader:
             raise InvalidTrialError(
-                f"{split.method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, "
+                f"{split.method} returned {type_of(loader)}. Return a trialrun.DataLoader, "
                 "which takes torch's arguments: trialrun itself then decides which records make a "
                 "batch, so that it can resume at any of them. For data that can only be streamed, "
                 "call context.experimental.disable_dataset_reproducibility_checks() in __init__."

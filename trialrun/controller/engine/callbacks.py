@@ -13,6 +13,7 @@ import torch
 
 from trialrun._callback import Callback
 from trialrun._errors import CheckpointError, InvalidTrialError, nearest_name
+from trialrun._wording import type_of
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.randomness import Generators
@@ -231,7 +232,7 @@ class Callbacks:
 def _checked(callbacks: Any) -> dict[str, Callback]:
     if not isinstance(callbacks, dict):
         raise InvalidTrialError(
-            f"build_callbacks returned a {type(callbacks).__name__}. Return a dictionary of names "
+            f"build_callbacks returned {type_of(callbacks)}. Return a dictionary of names "
             "and trialrun.Callback objects; the names are those in checkpoints."
         )
     for name, callback in callbacks.items():

@@ -16,6 +16,7 @@ import torch
 
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.interception import Original, intercept, release
 from trialrun.controller.engine.parallel.slots import Slots
@@ -204,7 +205,7 @@ def _number(label: str, value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     raise InvalidTrialError(
-        f"train_batch called {label} with a {type(value).__name__}. With several slots its "
+        f"train_batch called {label} with {type_of(value)}. With several slots its "
         "arguments are numbers, of which it gets the mean over slots."
     )
 

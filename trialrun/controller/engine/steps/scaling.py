@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trialrun._errors import CheckpointError, InvalidTrialError
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.interception import Original, intercept, original, release
 from trialrun.controller.engine.parallel.slots import Slots
 
@@ -223,11 +224,11 @@ class Scalers:
                 return self._enabled.get(index)
         if self._automatic is not None:
             raise InvalidTrialError(
-                f"step_optimizer got a {type(scaler).__name__}, but use_amp has its own. Leave "
+                f"step_optimizer got {type_of(scaler)}, but use_amp has its own. Leave "
                 "scaler= out, or leave use_amp out and wrap the scaler."
             )
         raise InvalidTrialError(
-            f"step_optimizer got a {type(scaler).__name__} that was not wrapped, so no checkpoint "
+            f"step_optimizer got {type_of(scaler)} that was not wrapped, so no checkpoint "
             "would hold its scale. Call context.wrap_scaler on it in the trial's __init__."
         )
 

@@ -16,6 +16,7 @@ import torch
 from trialrun._context import TrialContext
 from trialrun._engine import BackwardInputs, Closure
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
@@ -260,7 +261,7 @@ class Stepping:
             if wrapped is optimizer:
                 return steps
         raise InvalidTrialError(
-            f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
+            f"step_optimizer got {type_of(optimizer)} that was not wrapped. Call "
             "context.wrap_optimizer on it in the trial's __init__."
         )
 
