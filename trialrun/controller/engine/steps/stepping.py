@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from trialrun._context import TrialContext
-from trialrun._engine import Closure
+from trialrun._engine import BackwardInputs, Closure
 from trialrun._errors import InvalidTrialError
 from trialrun._wording import count, type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
@@ -222,14 +222,15 @@ class Stepping:
         gradient: torch.Tensor | None,
         retain_graph: bool,
         create_graph: bool,
+        inputs: BackwardInputs | None,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
         if self._mixed_precision is None:
-            plain_backward(loss, gradient, retain_graph, create_graph)
+            plain_backward(loss, gradient, retain_graph, create_graph, inputs)
             return
         with self._mixed_precision.suspended():
             scaled = self._mixed_precision.scaled(loss)
-            plain_backward(scaled, gradient, retain_graph, create_graph)
+            plain_backward(scaled, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, request: StepRequest) -> Any:
         """Takes the step at the end of an aggregation window.
@@ -342,11 +343,19 @@ class Stepping:
 
 
 def plain_backward(
-    loss: torch.Tensor, gradient: torch.Tensor | None, retain_graph: bool, create_graph: bool
+    loss: torch.Tensor,
+    gradient: torch.Tensor | None,
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: BackwardInputs | None,
 ) -> None:
     """Calls ``loss.backward``."""
     loss.backward(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        gradient=gradient, retain_graph=retain_graph, create_graph=create_graph
+        gradient=gradient,
+        # As torch does by itself: what is differentiated again needs the graph.
+        retain_graph=retain_graph or create_graph,
+        create_graph=create_graph,
+        inputs=inputs,
     )
 
 
