@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # noqa: F401  # loaded by the first optimizer, it makes a folder in tempdir
 from support import make_spec, write_trial
 
 from trialrun import CheckpointError
