@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # noqa: F401  # loaded by the first optimizer, it makes a folder in tempdir
 from linear_trials import linear_spec
 from support import make_spec, run_session, write_trial
 
