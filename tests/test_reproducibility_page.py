@@ -1,4 +1,4 @@
-"""``docs/reproducibility.md``: its lines are those of the code, and it names all that is recorded."""
+"""``docs/reproducibility.md``: its lines are those of the code; it names all that is recorded."""
 
 from __future__ import annotations
 
