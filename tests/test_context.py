@@ -21,6 +21,8 @@ class FakeEngine(Engine):
     initial_batch = 5
     batches_completed = 0
     epoch_length = 3
+    aggregation_frequency = 4  # of 24 batches: 6 steps
+    total_batches = 24
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -280,11 +282,13 @@ def test_before_training_there_is_no_current_batch(context: TrialContext, method
     )
 
 
-@pytest.mark.parametrize("value", [1, "yes", None])
-def test_a_switch_is_true_or_false(context: TrialContext, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1, "1, an int"), ("yes", "'yes', a str"), (None, "None")]
+)
+def test_a_switch_is_true_or_false(context: TrialContext, value: Any, shown: str) -> None:
     for method in ("set_stop_requested", "set_enable_tensorboard_logging"):
         assert message(lambda method=method: getattr(context, method)(value)) == (
-            f"{method} got {value!r}, a {type(value).__name__}; it takes True or False."
+            f"{method} got {shown}; it takes True or False."
         )
     assert not context.get_stop_requested()
 

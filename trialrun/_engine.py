@@ -58,6 +58,16 @@ class Engine(abc.ABC):
     def epoch_length(self) -> int:
         """Batches in an epoch."""
 
+    @property
+    @abc.abstractmethod
+    def aggregation_frequency(self) -> int:
+        """Batches in an aggregation window."""
+
+    @property
+    @abc.abstractmethod
+    def total_batches(self) -> int:
+        """The trial's length, a whole number of windows; an error where it is not known."""
+
     @abc.abstractmethod
     def backward(
         self,

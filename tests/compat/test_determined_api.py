@@ -104,7 +104,7 @@ def test_hyperparameters_may_be_refused(tmp_path: Path) -> None:
     path = write_trial(tmp_path, TRIAL)
     with pytest.raises(trialrun.TrialrunError, match="^lr above 1 diverges$"):
         run_session(make_spec(path, hyperparameters={**HPARAMS, "lr": 2}), tmp_path / "c")
-    with pytest.raises(TypeError, match="InvalidHP got a int; its message is a string."):
+    with pytest.raises(TypeError, match="InvalidHP got an int; its message is a string."):
         det.InvalidHP(3)  # type: ignore[arg-type]
 
 

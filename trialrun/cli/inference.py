@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from trialrun._wording import count
 from trialrun.cli._options import home_options, json_option, open_database
 from trialrun.cli._output import format_metrics, print_json
 from trialrun.controller.home import Home
@@ -69,7 +70,7 @@ def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home)
         )
         return
     click.echo(f"Checkpoint {row.uuid} of experiment {experiment}, at batch {row.batches}")
-    click.echo(f"{split}, {found.num_records} records: {format_metrics(found.metrics)}")
+    click.echo(f"{split}, {count(found.num_records, 'record')}: {format_metrics(found.metrics)}")
 
 
 @click.command()
@@ -138,7 +139,7 @@ def predict(
         return
     described = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
     click.echo(
-        f"Predicted {predicted.num_records} records of the {split} data with checkpoint "
+        f"Predicted {count(predicted.num_records, 'record')} of the {split} data with checkpoint "
         f"{opened.checkpoint.uuid}, at batch {opened.checkpoint.batches}."
     )
     click.echo(f"{output}: {described}")

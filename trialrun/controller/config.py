@@ -15,6 +15,7 @@ import yaml
 from trialrun._batch_size import check_global_batch_size
 from trialrun._errors import ConfigurationError, nearest_name
 from trialrun._units import Batch, Epoch, Time, Unit, parse_unit
+from trialrun._wording import count, type_of
 
 
 class CheckpointPolicy(enum.Enum):
@@ -189,8 +190,8 @@ def not_divisible(slots: int, processes: int) -> str:
     """Returns the message for a number of processes that does not divide the slots."""
     divisors = [str(p) for p in range(1, slots + 1) if slots % p == 0]
     return (
-        f"{slots} slots cannot be executed by {processes} processes: the number of processes must "
-        f"divide the slots. Choose one of {', '.join(divisors)}."
+        f"{count(slots, 'slot')} cannot be executed by {count(processes, 'process')}: "
+        f"the number of processes must divide the slots. Choose one of {', '.join(divisors)}."
     )
 
 
@@ -229,7 +230,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigurationError(
-            f"{path} holds a {type(data).__name__}; it must hold keys and values, such as "
+            f"{path} holds {type_of(data)}; it must hold keys and values, such as "
             "'max_length: 20ep'."
         )
     return data

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trialrun._errors import BookkeepingError, ConfigurationError, RunConflictError
+from trialrun._wording import count
 from trialrun.controller.bookkeeping import (
     AttemptRow,
     CheckpointRow,
@@ -220,8 +221,9 @@ def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
         )
     if trial.state is RunState.COMPLETED:
         raise RunConflictError(
-            f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
-            "there is nothing to resume. Submit a new one to train longer."
+            f"Experiment {experiment.id} is complete, after "
+            f"{count(trial.batches_completed, 'batch')}: there is nothing to resume. Submit a "
+            "new one to train longer."
         )
 
 

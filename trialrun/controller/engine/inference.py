@@ -14,6 +14,7 @@ from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError, TrialrunError
 from trialrun._fetching import RecordIds
 from trialrun._trial import Trial, signature_of
+from trialrun._wording import type_of
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.weights import Weights
@@ -146,7 +147,7 @@ class Inference:
             return DescribedData(loader, self.runtime.settings.seed)
         if split is Split.TRAINING:
             raise InvalidTrialError(
-                f"{split.method} returned a {type(loader).__name__}, one for each slot, whose "
+                f"{split.method} returned {type_of(loader)}, one for each slot, whose "
                 "records have no indices. Predictions of training data need a trialrun.DataLoader; "
                 "or return the loader from build_test_data_loader too, and give --data test."
             )

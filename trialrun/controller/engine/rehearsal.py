@@ -48,7 +48,11 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
     ) -> TrialSession:
         return open_session(
             dataclasses.replace(
-                spec, config=config, resume_from=resume_from, tensorboard=tensorboard
+                spec,
+                config=config,
+                resume_from=resume_from,
+                tensorboard=tensorboard,
+                rehearsed_length=spec.config.max_length,
             ),
             collectives=collectives,
             device=device,

@@ -21,7 +21,8 @@ from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, near_misses
-from trialrun._units import Epoch
+from trialrun._units import Epoch, Unit
+from trialrun._wording import count
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.checkpoints.weights import read_weights
@@ -47,11 +48,10 @@ from trialrun.controller.engine.reports.tensorboard_log import (
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedulers
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
-from trialrun.controller.wording import count
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class TrialSpec:
         resume_from: The folder of the checkpoint to go on from.
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
+        rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
     """
 
     trial_file: Path
@@ -82,6 +83,7 @@ class TrialSpec:
     resume_from: Path | None = None
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
+    rehearsed_length: Unit | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -91,6 +93,7 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            max_length=self.rehearsed_length or self.config.max_length,
             record=RunRecord(
                 experiment_config=self.config.to_json(),
                 experiment_id=self.metadata.get("experiment", 0),
@@ -189,12 +192,16 @@ class TrialSession:
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        require_wrapped_schedulers(context.optimizers, context.lr_schedulers)
         self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
+        told = runtime.settings.max_length or config.max_length
+        self._execution.lasts(told, facts.epoch_length)
+        builder.make_lr_schedulers()
+        UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
+        self._execution.meet()
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
         self.environment = Environment.here(device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
@@ -215,6 +222,7 @@ class TrialSession:
             for difference in differences if collectives.is_chief else ():
                 logger.warning(difference)
             progress = snapshots.restore(contents)
+            self._reconsider_early_end(progress, contents.metadata, config, runtime)
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
             _warn_of_small_dataset(facts, self.plan)
@@ -274,6 +282,34 @@ class TrialSession:
             },
             sink=None if sink is None else TensorBoardSink(sink, self._tensorboard_log),
         )
+
+    def _reconsider_early_end(
+        self,
+        progress: Progress,
+        before: dict[str, Any],
+        config: ExperimentConfig,
+        runtime: Runtime,
+    ) -> None:
+        """Lets a trial that ended itself go on where another length is asked for since."""
+        if progress.ended_at is None:
+            return
+        length = str(config.max_length)
+        is_same = before["experiment_config"]["max_length"] == length
+        if not is_same:
+            for slot in self._execution.slot_numbers:
+                runtime.stop_request.set_slot(slot, False)
+        if runtime.collectives.is_chief:
+            logger.warning(
+                "The trial itself asked to end at batch %d, and is complete: nothing is trained. "
+                "Ask for another max_length than %s to go on."
+                if is_same
+                else "The trial itself asked to end at batch %d. It goes on, since max_length is "
+                "%s now.",
+                progress.ended_at,
+                length,
+            )
+        if not is_same:
+            progress.ended_at = None
 
     def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
         """Returns what is known of the training data, and which records make a batch, as JSON data.
@@ -376,9 +412,9 @@ def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
     num_records, size = facts.dataset_length, plan.global_batch_size
     if num_records is not None and size is not None and num_records < size:
         logger.warning(
-            "The training data has %d records, fewer than the %d of one batch: each batch holds "
+            "The training data has %s, fewer than the %d of one batch: each batch holds "
             "records of several passes.",
-            num_records,
+            count(num_records, "record"),
             size,
         )
 
@@ -388,11 +424,11 @@ def _warn_of_other_batch_size(facts: DataFacts, settings: RuntimeSettings) -> No
     if configured is None or facts.batch_size is None or facts.batch_size * slots == configured:
         return
     logger.warning(
-        "Hyperparameter global_batch_size is %s, but the training data has batches of %d records: "
+        "Hyperparameter global_batch_size is %s, but the training data has batches of %s: "
         "batch_size=%d for each of %s. Give its DataLoader "
         "batch_size=self.context.get_per_slot_batch_size(), or set global_batch_size to %d.",
         configured,
-        facts.batch_size * slots,
+        count(facts.batch_size * slots, "record"),
         facts.batch_size,
         count(slots, "slot"),
         facts.batch_size * slots,
@@ -437,6 +473,8 @@ def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataF
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
+        checkpoint_policy=config.checkpoint_policy,
+        step_zero_validation=config.step_zero_validation,
     )
 
 

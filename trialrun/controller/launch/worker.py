@@ -83,7 +83,7 @@ def train_process(assignment: Assignment) -> str:
         failure = process.explain(error)
         failure.write(assignment.attempt_folder)
         if failure.kind is not FailureKind.PEER_LOST:
-            print(failure.traceback or failure.message, file=sys.stderr)
+            print(failure.text, file=sys.stderr)
         sys.exit(1)
     finally:
         process.has_ended.set()
@@ -114,7 +114,8 @@ class _Process:
         else:
             outcome = self._run(self._new_session(collectives, None))
         # Not after a failure: then peers are gone, and the process ends anyway.
-        leave()
+        collectives.close()
+        leave(collectives)
         return outcome
 
     def _train_as_chief(self, collectives: Collectives, recording: Recording) -> Outcome:

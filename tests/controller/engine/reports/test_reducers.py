@@ -378,7 +378,7 @@ def test_what_a_slot_returns_is_plain_data() -> None:
         (
             None,
             {3: 1.0},
-            "reducer 'Collecting' returned a metric named 3, a int. Metric names are strings.",
+            "reducer 'Collecting' returned a metric named 3, an int. Metric names are strings.",
         ),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from trialrun._context import TrialContext
 from trialrun._engine import Closure
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
@@ -30,6 +31,7 @@ from trialrun.controller.engine.steps.optimization import (
 )
 from trialrun.controller.engine.steps.parameters import parameter_names, require_unshared
 from trialrun.controller.engine.steps.scaling import Scalers, scaler_label
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,9 @@ class Stepping:
         generators: The process's random generators.
         mixed_precision: What the trial's methods run under after ``use_amp``.
         prepare_thread: Called first in a new thread.
+        step_ended: Called after each step, once in each process, with the optimizer, its steps
+            before that one, and the steps of all before that one in the batch; None: nobody
+            listens.
 
     Raises:
         InvalidTrialError: Two optimizers share parameters.
@@ -68,6 +73,8 @@ class Stepping:
     """The wrapped gradient scalers."""
     schedules: Schedules
     """How the wrapped schedulers step."""
+    unwrapped_schedulers: UnwrappedSchedulers
+    """Finds those of which no checkpoint would know."""
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class Stepping:
         generators: Generators,
         mixed_precision: MixedPrecision | None,
         prepare_thread: Callable[[], None],
+        step_ended: Callable[[torch.optim.Optimizer, int, int], None] | None,
     ) -> None:
         names = parameter_names(context.models)
         require_unshared(context.wrapped_optimizers, names)
@@ -91,6 +99,8 @@ class Stepping:
         self._mixed_precision = mixed_precision
         self._batch = 0
         self._num_meetings = 0
+        self._num_steps = 0
+        self._step_ended = step_ended
         self._is_training_batch = False
         # In the order of ``meeting_places``.
         first_scaler = len(context.optimizers)
@@ -112,6 +122,7 @@ class Stepping:
             is_training_batch=lambda: self._is_training_batch,
             announce=lambda index: meetings.announce(first_scheduler + index),
         )
+        self.unwrapped_schedulers = UnwrappedSchedulers(context.optimizers, context.lr_schedulers)
         surroundings = StepSurroundings(
             num_slots=num_slots,
             aggregation_frequency=aggregation_frequency,
@@ -122,6 +133,7 @@ class Stepping:
             step_scheduler=self.schedules.step,
             prepare_thread=prepare_thread,
             for_all_slots=self._for_all_slots,
+            step_ended=None if step_ended is None else self._end_step,
         )
         self.steps = [
             OptimizerSteps(
@@ -141,7 +153,7 @@ class Stepping:
             batch: Its number since the start of the trial.
         """
         self._batch = batch
-        self._num_meetings = 0
+        self._num_meetings = self._num_steps = 0
         self._is_training_batch = True
 
     def leave_batch(self) -> None:
@@ -154,6 +166,7 @@ class Stepping:
         Args:
             epoch_length: Batches in an epoch.
         """
+        self.unwrapped_schedulers.require_no_later_one()
         stop = self._batch + 1
         if stop % self._aggregation_frequency:
             return
@@ -231,12 +244,23 @@ class Stepping:
             self._num_meetings += 1
             yield
 
+    def _end_step(self, optimizer: torch.optim.Optimizer, step_idx: int) -> None:
+        assert self._step_ended is not None
+        number = self._num_steps
+        self._num_steps += 1
+        # What it calls, such as a scheduler's ``step``, is called once in each process.
+        self._is_training_batch = False
+        try:
+            self._step_ended(optimizer, step_idx, number)
+        finally:
+            self._is_training_batch = True
+
     def _steps_of(self, optimizer: torch.optim.Optimizer) -> OptimizerSteps:
         for steps, wrapped in zip(self.steps, self._optimizers, strict=True):
             if wrapped is optimizer:
                 return steps
         raise InvalidTrialError(
-            f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
+            f"step_optimizer got {type_of(optimizer)} that was not wrapped. Call "
             "context.wrap_optimizer on it in the trial's __init__."
         )
 
