@@ -32,6 +32,7 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.data.data_wait import DataWait
 from trialrun.controller.engine.data.sources import DataFacts
 from trialrun.controller.engine.devices import device_name
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.observation import TrialObserver
@@ -128,6 +129,8 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
+    environment: Environment
+    """What this process computes with, which may change their last digits."""
 
     def __init__(
         self,
@@ -203,6 +206,7 @@ class TrialSession:
         UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
         self._execution.meet()
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
+        self.environment = Environment.here(device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(
             trial, context, self.plan.epoch_length, data.has_equal_batches, callbacks
@@ -215,9 +219,11 @@ class TrialSession:
                 [t for model in context.models for t in (*model.parameters(), *model.buffers())]
             )
         else:
-            for difference in self.identity.differences(contents.metadata["identity"]):
-                if collectives.is_chief:
-                    logger.warning(difference)
+            recorded = contents.metadata
+            differences = self.identity.differences(recorded["identity"])
+            differences += self.environment.differences(recorded.get("environment"))
+            for difference in differences if collectives.is_chief else ():
+                logger.warning(difference)
             progress = snapshots.restore(contents)
             self._reconsider_early_end(progress, contents.metadata, config, runtime)
             stopwatch.load_state_dict(contents.state["stopwatch"])
@@ -271,6 +277,7 @@ class TrialSession:
             collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
+                "environment": self.environment.to_json(),
                 "epoch_length": self.plan.epoch_length,
                 "experiment_config": config.to_json(),
                 "versions": _versions(),
