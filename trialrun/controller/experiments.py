@@ -28,7 +28,7 @@ from trialrun.controller.claiming import (
     runs_already,
 )
 from trialrun.controller.config import ExperimentConfig, not_divisible, read_config
-from trialrun.controller.going_on import how_to_go_on, is_of_script
+from trialrun.controller.going_on import how_to_go_on, how_to_train_longer, is_of_script
 from trialrun.controller.home import Home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
@@ -214,16 +214,16 @@ def source_warnings(experiment: ExperimentRow) -> list[str]:
 def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
     if trial.state is RunState.RUNNING:
         raise RunConflictError(runs_already(experiment))
+    if trial.state is RunState.COMPLETED:
+        raise RunConflictError(
+            f"Experiment {experiment.id} is complete, after "
+            f"{count(trial.batches_completed, 'batch')}: there is nothing to resume. To train "
+            f"longer, {how_to_train_longer(experiment)}."
+        )
     if is_of_script(experiment):
         raise RunConflictError(
             f"Experiment {experiment.id} was trained by a script of yours, which alone can make "
             f"its trial. To go on, {how_to_go_on(experiment)}."
-        )
-    if trial.state is RunState.COMPLETED:
-        raise RunConflictError(
-            f"Experiment {experiment.id} is complete, after "
-            f"{count(trial.batches_completed, 'batch')}: there is nothing to resume. Submit a "
-            "new one to train longer."
         )
 
 
