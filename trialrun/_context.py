@@ -15,8 +15,13 @@ from trialrun._batch_size import check_global_batch_size
 from trialrun._clock import Clock
 from trialrun._construction import Construction, TrialOwner
 from trialrun._distributed import Distributed
-from trialrun._engine import ClipGrads, Closure, Engine
-from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
+from trialrun._engine import BackwardInputs, ClipGrads, Closure, Engine
+from trialrun._errors import (
+    ConfigurationError,
+    InvalidTrialError,
+    UnknownHyperparameterError,
+    nearest_name,
+)
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._profiling import make_profiler
@@ -109,13 +114,13 @@ class TrialContext(Clock, TrialOwner):
         """Returns one hyperparameter.
 
         Raises:
-            ConfigurationError: There is none of that name.
+            ConfigurationError: There is none of that name; it is a ``ValueError`` too.
         """
         if name not in self._hyperparameters:
-            raise ConfigurationError(
-                f"There is no hyperparameter {name!r}. Add it under 'hyperparameters' in the "
-                f"configuration, or give --hp {name}=VALUE."
-                + nearest_name(name, self._hyperparameters)
+            known = nearest_name(str(name), self._hyperparameters, lists_all=True)
+            raise UnknownHyperparameterError(
+                f"There is no hyperparameter {name!r}.{known} Add it under 'hyperparameters' in "
+                f"the configuration, or give --hp {name}=VALUE."
             )
         return self._hyperparameters[name]
 
@@ -398,15 +403,25 @@ class TrialContext(Clock, TrialOwner):
         gradient: torch.Tensor | None = None,
         retain_graph: bool = False,
         create_graph: bool = False,
+        inputs: BackwardInputs | None = None,
     ) -> None:
         """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs.
 
-        After ``use_amp`` with a scaler it scales the loss.
+        After ``use_amp`` with a scaler it scales the loss, and so all gradients.
+
+        Args:
+            loss: What is differentiated, usually one number.
+            gradient: For a loss of several numbers, how much each of them counts.
+            retain_graph: Whether there may be another pass through the same graph.
+            create_graph: Whether the gradients may be differentiated again, as for a penalty on
+                them; the graph is then retained too.
+            inputs: The leaves whose gradients are computed, such as one model's parameters; None:
+                all that the loss depends on.
 
         Raises:
             InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``.
         """
-        self._engine.backward(loss, gradient, retain_graph, create_graph)
+        self._engine.backward(loss, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(
         self,

@@ -14,7 +14,7 @@ import torch
 from trialrun._batch_contents import batch_to_device
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
-from trialrun._engine import ClipGrads, Closure, Engine
+from trialrun._engine import BackwardInputs, ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
 from trialrun._units import Unit
@@ -384,13 +384,14 @@ class Execution(Engine):
         gradient: torch.Tensor | None,
         retain_graph: bool,
         create_graph: bool,
+        inputs: BackwardInputs | None,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
         self._require_learning(
             "backward", "; for gradients with respect to something else, use torch.autograd.grad"
         )
         backward = self.stepping.backward if self._is_training else plain_backward
-        backward(loss, gradient, retain_graph, create_graph)
+        backward(loss, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(
         self,
