@@ -96,7 +96,7 @@ def record_experiment(
         description=config.description,
         trial_file=trial_file,
         trial_class=trial_class,
-        trial_source_hash="" if trial_file is None else _hash_source(trial_file),
+        trial_source_hash="" if trial_file is None else hash_source(trial_file),
         config=config.to_json(),
         hyperparameters=config.hyperparameters,
         seed=config.seed,
@@ -203,7 +203,7 @@ def prepared_attempt(
 def source_warnings(experiment: ExperimentRow) -> list[str]:
     """Returns what to warn of where the user's file is no longer what was recorded."""
     path = Path(experiment.trial_file)
-    if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
+    if path.is_file() and hash_source(path) != experiment.trial_source_hash:
         return [
             f"{path} has changed since experiment {experiment.id} was submitted: results may "
             f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
@@ -227,7 +227,8 @@ def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
         )
 
 
-def _hash_source(path: Path) -> str:
+def hash_source(path: Path) -> str:
+    """Returns the hash of a trial file's text, as it is recorded."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -26,7 +26,7 @@ from trialrun.controller.config import (
 from trialrun.controller.experiments import prepared_attempt, submit_experiment
 from trialrun.controller.home import DATABASE_FILE, Home, make_home
 from trialrun.controller.launch.supervisor import AttemptEnd
-from trialrun.controller.running import run_attempt
+from trialrun.controller.running import run_attempt, trial_spec
 from trialrun.controller.verification.causes import likely_causes
 from trialrun.controller.verification.comparing import (
     Parting,
@@ -243,7 +243,7 @@ class Verification:
                 prepared,
                 on_tick=lambda: None,
                 on_kill=self._on_kill,
-                observer=observer,
+                spec=dataclasses.replace(trial_spec(prepared), observer=observer),
             )
         attempt = get_attempt(self._database, prepared.attempt.id)
         if attempt.stop_requested is not None:
