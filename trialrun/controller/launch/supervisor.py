@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from trialrun._errors import TrialrunError
 from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
 from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
@@ -137,7 +138,15 @@ def _launch(assignment: Assignment, bell: Bell) -> AttemptResult:
         log_folder=assignment.attempt_folder / "agent",
         on_loss=on_loss,
     )
-    outcomes = agent.run_all()
+    try:
+        outcomes = agent.run_all()
+    except EOFError as error:  # of the connection to the server
+        raise TrialrunError(
+            "The server from which training processes are forked ended before it could fork them. "
+            "What it printed, if anything, stands above: such as an error of a module that it "
+            "loads, or of a file that has the name of one; rename that. It may also have been "
+            "killed for want of memory."
+        ) from error
     if outcomes is None:
         failure = _explain(assignment, agent.exit_codes)
         return AttemptResult(end=AttemptEnd.FAILED, failure=failure)
