@@ -21,6 +21,8 @@ class FakeEngine(Engine):
     initial_batch = 5
     batches_completed = 0
     epoch_length = 3
+    aggregation_frequency = 4  # of 24 batches: 6 steps
+    total_batches = 24
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -247,11 +249,13 @@ def test_reducers_are_wrapped_until_training_begins(
 def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngine) -> None:
     loss, optimizer = torch.zeros(1), sgd(nn.Linear(1, 1))
     context.backward(loss, retain_graph=True)
+    context.backward(loss, loss, create_graph=True, inputs=[loss])
     context.step_optimizer(optimizer, clip_grads=sum, auto_zero_grads=False)
     scaler = torch.amp.GradScaler("cpu")
     context.step_optimizer(optimizer, scaler=scaler, closure=print)
     assert engine.calls == [
-        ("backward", loss, None, True, False),
+        ("backward", loss, None, True, False, None),
+        ("backward", loss, loss, False, True, [loss]),
         ("step_optimizer", optimizer, sum, False, None, None),
         ("step_optimizer", optimizer, None, True, scaler, print),
     ]

@@ -140,7 +140,19 @@ class Wrapped:
         self.amp = amp
 
     def add_lr_scheduler(self, wrapped: LRScheduler) -> None:
-        """Keeps a scheduler with its step mode."""
+        """Keeps a scheduler with its step mode; one that a function makes is checked then."""
+        if not wrapped.has_function:
+            self._check_lr_scheduler(wrapped)
+        self.lr_schedulers.append(wrapped)
+
+    def make_lr_schedulers(self) -> None:
+        """Makes the schedulers that functions make."""
+        for wrapped in self.lr_schedulers:
+            if wrapped.has_function:
+                wrapped.make()
+                self._check_lr_scheduler(wrapped)
+
+    def _check_lr_scheduler(self, wrapped: LRScheduler) -> None:
         scheduler, step_mode = wrapped.scheduler, wrapped.step_mode
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             if step_mode is not StepMode.MANUAL_STEP:
@@ -148,7 +160,8 @@ class Wrapped:
                     f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
                     "Wrap it with StepMode.MANUAL_STEP and call its step(metric) yourself."
                 )
-        _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
+        others = [s.scheduler for s in self.lr_schedulers if s is not wrapped and s.is_made]
+        _require_new(scheduler, others, "wrap_lr_scheduler")
         optimizer = getattr(scheduler, "optimizer", None)
         known = any(optimizer is known.optimizer for known in self.optimizers)
         if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
@@ -156,7 +169,6 @@ class Wrapped:
                 f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "
                 "wrap_optimizer on it before wrap_lr_scheduler."
             )
-        self.lr_schedulers.append(wrapped)
 
     def add_reducer(self, wrapped: WrappedReducer) -> None:
         """Keeps a reducer with its name."""

@@ -23,6 +23,7 @@ from trialrun.controller.bookkeeping import (
 )
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.experiments import prepared_attempt
+from trialrun.controller.going_on import how_it_completed
 from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
@@ -62,7 +63,7 @@ def _conclude(database: Database, trial_id: int) -> int:
     trial = get_trial(database, trial_id)
     experiment, after = trial.experiment_id, count(trial.batches_completed, "batch")
     if trial.state is RunState.COMPLETED:
-        click.echo(f"Completed experiment {experiment} after {after}.")
+        click.echo(how_it_completed(trial, trial.batches_completed))
         config = read_config(get_experiment(database, experiment).config)
         show_checkpoints(database, trial_id, config)
         return 0

@@ -1,8 +1,9 @@
-"""How a person goes on with an experiment: by a command, or by the script that trained it."""
+"""How an experiment ended, and how a person goes on with it: by a command, or by its script."""
 
 from __future__ import annotations
 
-from trialrun.controller.bookkeeping import ExperimentRow
+from trialrun._wording import count
+from trialrun.controller.bookkeeping import ExperimentRow, TrialRow
 
 
 def is_of_script(experiment: ExperimentRow) -> bool:
@@ -35,3 +36,11 @@ def _script(experiment: ExperimentRow) -> str:
     # A class that the script imports says nothing of the script itself.
     is_in_script = experiment.trial_file and experiment.trial_class.startswith("__main__:")
     return experiment.trial_file if is_in_script else "the script or notebook"
+
+
+def how_it_completed(trial: TrialRow, batches: int) -> str:
+    """Returns the line that says that a trial is complete: at its length, or by its own wish."""
+    total, start = trial.total_batches, f"Completed experiment {trial.experiment_id} after"
+    if total is None or batches >= total:
+        return f"{start} {count(batches, 'batch')}."
+    return f"{start} {batches} of {total} batches: the trial itself asked to end."

@@ -40,6 +40,7 @@ class Split(enum.Enum):
 # Addresses after the trial's constructor, which has 0.
 _ADDRESSES = {Split.TRAINING: 1, Split.VALIDATION: 2, Split.TEST: 4}
 _CALLBACKS = 3
+_LR_SCHEDULERS = 5
 
 
 class SourceBuilder:
@@ -101,6 +102,15 @@ class SourceBuilder:
         """
         callbacks = self._call(self._trial.build_callbacks, _CALLBACKS, 0)
         return Callbacks(callbacks, self._generators, self._execution)
+
+    def make_lr_schedulers(self) -> None:
+        """Makes the schedulers that depend on the trial's length, which is known by now.
+
+        Raises:
+            InvalidTrialError: A function returned something else, or the scheduler of an optimizer
+                that was not wrapped.
+        """
+        self._call(self._context.make_lr_schedulers, _LR_SCHEDULERS, 0)
 
     def validation(self) -> ValidationSource | FullDataset:
         """Returns the validation data, as the trial evaluates it: batch by batch, or all at once.

@@ -16,7 +16,9 @@ from trialrun.controller.bookkeeping import (
     TrialRow,
 )
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.config import read_config
 from trialrun.controller.engine.devices import device_name, prepare_device
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.inference import Inference
 from trialrun.controller.experiments import source_warnings
 from trialrun.controller.inference.selection import select_checkpoint
@@ -62,7 +64,7 @@ def open_checkpoint(database: Database, experiment_id: int, which: str) -> Opene
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
     checkpoint = select_checkpoint(database, experiment, trial, which)
-    device = prepare_device()
+    device = prepare_device(deterministic=read_config(experiment.config).deterministic)
     opened = open_trained(
         Path(checkpoint.path), device=device, trial_file=trial_file_of(experiment)
     )
@@ -86,4 +88,7 @@ def _differences(opened: Inference, device: torch.device) -> list[str]:
         device_name=device_name(device),
         torch_version=torch.__version__,
     )
-    return here.differences(recorded)
+    environment = Environment.here(device)
+    return here.differences(recorded) + environment.differences(
+        opened.weights.metadata.get("environment")
+    )

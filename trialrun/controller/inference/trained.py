@@ -18,6 +18,7 @@ import torch
 from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_complete
+from trialrun._units import parse_unit
 from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.engine.inference import Inference
 from trialrun.controller.engine.parallel.collectives import SingleProcess
@@ -99,6 +100,8 @@ def open_trained(
     if hparams is None or "hyperparameters" in weights.metadata:
         values = {**facts.get("hyperparameters", "hparams="), **values}
     identity = facts.get("identity")
+    recorded = weights.metadata.get("experiment_config") or {}
+    max_length = parse_unit(recorded["max_length"]) if "max_length" in recorded else None
     events = Path(tempfile.mkdtemp(prefix="trialrun-"))
     runtime = Runtime(
         RuntimeSettings(
@@ -122,6 +125,7 @@ def open_trained(
     )
     weakref.finalize(runtime.context, shutil.rmtree, events, ignore_errors=True)
     runtime.execution.begin_at(facts.get("batches"), facts.get("epoch_length"))
+    runtime.execution.lasts(max_length, facts.get("epoch_length"))
     if trial_class is None:
         name = _class_name(weights.metadata.get("trial_class"))
         file = trial_file or _trial_file(folder, facts)

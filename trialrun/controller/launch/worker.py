@@ -94,7 +94,9 @@ class _Process:
         self._assignment = assignment
         self._stop_request = stop_request
         self._place = place
-        self._device = prepare_device(place.local_rank)
+        self._device = prepare_device(
+            place.local_rank, assignment.spec.config.deterministic, warns=place.rank == 0
+        )
         self._session: TrialSession | None = None
         self._store: CheckpointStore | None = None
         # Once training is over: the chief's checkpoints, records and failure may take their time.
@@ -112,7 +114,8 @@ class _Process:
         else:
             outcome = self._run(self._new_session(collectives, None))
         # Not after a failure: then peers are gone, and the process ends anyway.
-        leave()
+        collectives.close()
+        leave(collectives)
         return outcome
 
     def _train_as_chief(self, collectives: Collectives, recording: Recording) -> Outcome:

@@ -22,7 +22,7 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.going_on import how_to_go_on
+from trialrun.controller.going_on import how_it_completed, how_to_go_on
 from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
 from trialrun.controller.trainer.starting import CheckpointName, Start
@@ -111,16 +111,17 @@ class ChiefAttempt:
         claimed, database = self._claimed, self._database
         if claimed is None or database is None:
             return None
-        state, number = get_trial(database, claimed.trial.id).state, claimed.experiment.id
+        trial, number = get_trial(database, claimed.trial.id), claimed.experiment.id
         newest = self._newest_checkpoint()
-        after = count(0 if newest is None else newest.batches, "batch")
+        batches = 0 if newest is None else newest.batches
+        after = count(batches, "batch")
         to_go_on = f"To go on, {how_to_go_on(claimed.experiment)}."
         lines = {
-            RunState.COMPLETED: f"Completed experiment {number} after {after}.",
+            RunState.COMPLETED: how_it_completed(trial, batches),
             RunState.PAUSED: f"Paused experiment {number} after {after}. {to_go_on}",
             RunState.KILLED: f"Stopped experiment {number} at once. {to_go_on}",
         }
-        return lines.get(state)
+        return lines.get(trial.state)
 
     def _newest_checkpoint(self) -> CheckpointRow | None:
         claimed, database = self._claimed, self._database

@@ -19,6 +19,7 @@ from trialrun._units import Unit
 from trialrun._wording import count, type_of
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
+from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.rehearsal import rehearse_with
@@ -51,7 +52,8 @@ class TrainingResult:
     Args:
         experiment: The experiment's number on record; None for a rehearsal.
         batches: Batches completed.
-        is_completed: Whether the trial has reached its length; False where it was paused.
+        is_completed: Whether the trial has reached its length, or has ended itself early; False
+            where it was paused.
         checkpoint: The folder of the newest checkpoint, from which a later fit goes on.
     """
 
@@ -185,7 +187,7 @@ class Trainer:
 
     def _rehearse(self, config: ExperimentConfig) -> TrainingResult:
         runtime = self._surroundings.runtime
-        named = config.from_checkpoint
+        named, max_length = config.from_checkpoint, config.max_length
         weights = None
         if named is not None:
             home = self._surroundings.home
@@ -201,7 +203,9 @@ class Trainer:
             tensorboard: Path,
         ) -> TrialSession:
             fresh = Runtime(
-                dataclasses.replace(runtime.settings, tensorboard_path=tensorboard),
+                dataclasses.replace(
+                    runtime.settings, tensorboard_path=tensorboard, max_length=max_length
+                ),
                 collectives=runtime.collectives,
                 device=runtime.device,
                 stop_request=StopRequest(),
@@ -351,9 +355,11 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except SlotError as error:
-        raised = error.__cause__
-        assert raised is not None  # the user's
+        assert error.__cause__ is not None  # the user's
+        raised = named_operation(error.__cause__)
         raised.add_note(f"Raised in slot {error.slot} of the trial.")
+    except RuntimeError as error:
+        raised = named_operation(error)
     else:
         return
     raise raised

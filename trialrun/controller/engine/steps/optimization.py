@@ -47,6 +47,8 @@ class StepSurroundings:
         prepare_thread: Called first in a new thread.
         for_all_slots: Where several slots step: what is drawn at random in it does not depend on
             the slot whose thread takes the step.
+        step_ended: Called after each step with the optimizer and the steps before that one; None:
+            nobody listens.
     """
 
     num_slots: int
@@ -58,6 +60,7 @@ class StepSurroundings:
     step_scheduler: Callable[[LRScheduler], None]
     prepare_thread: Callable[[], None]
     for_all_slots: Callable[[], contextlib.AbstractContextManager[None]]
+    step_ended: Callable[[torch.optim.Optimizer, int], None] | None
 
 
 class StepRequest(NamedTuple):
@@ -314,6 +317,8 @@ class OptimizerSteps:
         for scheduler in self._schedulers:
             if self.num_steps % scheduler.frequency == 0:
                 self._around.step_scheduler(scheduler)
+        if self._around.step_ended is not None:
+            self._around.step_ended(self._optimizer, self.num_steps - 1)
         self._zero_if_wanted(request)
 
     def _zero_if_wanted(self, request: StepRequest) -> None:
