@@ -20,6 +20,7 @@ from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.launch.bell import Bell, BellListener
+from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.recording import Recording
 from trialrun.controller.launch.supervisor import (
     AttemptEnd,
@@ -27,7 +28,7 @@ from trialrun.controller.launch.supervisor import (
     Interruptions,
     supervise,
 )
-from trialrun.controller.launch.worker import Assignment, log_file
+from trialrun.controller.launch.worker import Assignment
 from trialrun.controller.liveness import order_arrays_folder
 from trialrun.controller.trial_source import trial_file_of
 from trialrun.controller.warm_start import weights_folder
