@@ -49,7 +49,7 @@ def test_an_unknown_step_mode_is_answered_with_all_known_ones(scheduler: Any, mo
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (5, "wrap_lr_scheduler got a int, which has no step(). Give a torch.optim.lr_scheduler, "),
+        (5, "wrap_lr_scheduler got an int, which has no step(). Give a torch.optim.lr_scheduler, "),
         (
             torch.optim.lr_scheduler.StepLR,
             "wrap_lr_scheduler got the class StepLR. Give an object of it, or a function that ",

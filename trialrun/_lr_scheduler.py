@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 
 
 class StepMode(enum.Enum):
@@ -145,13 +146,12 @@ def _checked(scheduler: Any, what: str) -> SupportsStep:
     methods = ("step", "state_dict", "load_state_dict")
     if isinstance(scheduler, type):
         raise InvalidTrialError(
-            f"{what} the class {scheduler.__name__}. Give an object of it, or a function that "
-            "makes one."
+            f"{what} {type_of(scheduler)}. Give an object of it, or a function that makes one."
         )
     missing = [name for name in methods if not callable(getattr(scheduler, name, None))]
     if missing:
         raise InvalidTrialError(
-            f"{what} a {type(scheduler).__name__}, which has no {missing[0]}(). Give a "
+            f"{what} {type_of(scheduler)}, which has no {missing[0]}(). Give a "
             "torch.optim.lr_scheduler, or anything with its step, state_dict and load_state_dict."
         )
     made: SupportsStep = scheduler

@@ -24,10 +24,10 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.experiments import prepared_attempt
 from trialrun.controller.going_on import how_it_completed
+from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
-from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_attempt, run_rehearsal
 
 EXIT_FAILED = 1

@@ -214,7 +214,7 @@ def test_a_loaded_trial_knows_its_length_and_makes_no_scheduler(tmp_path: Path) 
     [
         (
             "None",
-            "The function given to wrap_lr_scheduler returned a NoneType, which has no step(). "
+            "The function given to wrap_lr_scheduler returned None, which has no step(). "
             "Give a torch.optim.lr_scheduler, or anything with its step, state_dict and "
             "load_state_dict.",
         ),

@@ -21,7 +21,7 @@ from trialrun._trial import Trial, require_complete
 from trialrun._units import parse_unit
 from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.engine.inference import Inference
-from trialrun.controller.engine.parallel.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
@@ -79,6 +79,7 @@ def open_trained(
     trial_class: type[Trial] | None = None,
     trial_file: Path | None = None,
     hparams: Mapping[str, Any] | None = None,
+    collectives: Collectives | None = None,
 ) -> Inference:
     """Builds the trial of a checkpoint, not restored yet; threads become those of training.
 
@@ -88,6 +89,7 @@ def open_trained(
         trial_class: The trial's class; default: the one in the trial's file.
         trial_file: That file; default: the one that the checkpoint names.
         hparams: Hyperparameters that take the place of recorded ones.
+        collectives: The processes that share the trial's slots; default: this one alone.
 
     Raises:
         CheckpointError: It cannot be read, or does not say what is needed.
@@ -119,7 +121,7 @@ def open_trained(
             tensorboard_path=events,
             logs_to_tensorboard=False,
         ),
-        collectives=SingleProcess(),
+        collectives=collectives or SingleProcess(),
         device=device,
         stop_request=StopRequest(),
     )
