@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterator
@@ -21,13 +22,8 @@ settings.load_profile("pinned")
 TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples") + "/")
 
 
-@pytest.fixture(autouse=True)
-def _isolated() -> Iterator[None]:
-    """Seeds the global generators, and takes back what importing a trial file leaves behind."""
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    torch.set_num_threads(1)
+@contextlib.contextmanager
+def _imports_taken_back() -> Iterator[None]:
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
@@ -35,3 +31,21 @@ def _isolated() -> Iterator[None]:
         file = getattr(sys.modules[name], "__file__", None)
         if file is not None and any(part in file for part in TRIAL_FILES):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _isolated() -> Iterator[None]:
+    """Seeds the global generators, and takes back what importing a trial file leaves behind."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    torch.set_num_threads(1)
+    with _imports_taken_back():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _isolated_module() -> Iterator[None]:
+    """Takes back what the fixtures of a whole module have imported."""
+    with _imports_taken_back():
+        yield
