@@ -100,9 +100,12 @@ def test_a_trial_is_given_its_hyperparameters_and_place(context: TrialContext) -
 
 def test_an_unknown_hyperparameter_names_the_nearest(context: TrialContext) -> None:
     assert message(lambda: context.get_hparam("l_r")) == (
-        "There is no hyperparameter 'l_r'. Add it under 'hyperparameters' in the configuration, or "
-        "give --hp l_r=VALUE. Did you mean 'lr'?"
+        "There is no hyperparameter 'l_r'. Did you mean 'lr'? Known: global_batch_size, lr. Add it "
+        "under 'hyperparameters' in the configuration, or give --hp l_r=VALUE."
     )
+    # As Determined's users catch it.
+    with pytest.raises(ValueError, match=r"^There is no hyperparameter 'seed'\. Known: global_"):
+        context.get_hparam("seed")
 
 
 def test_a_missing_global_batch_size_is_a_missing_hyperparameter(engine: FakeEngine) -> None:

@@ -16,7 +16,12 @@ from trialrun._clock import Clock
 from trialrun._construction import Construction, TrialOwner
 from trialrun._distributed import Distributed
 from trialrun._engine import BackwardInputs, ClipGrads, Closure, Engine
-from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
+from trialrun._errors import (
+    ConfigurationError,
+    InvalidTrialError,
+    UnknownHyperparameterError,
+    nearest_name,
+)
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._profiling import make_profiler
@@ -109,13 +114,13 @@ class TrialContext(Clock, TrialOwner):
         """Returns one hyperparameter.
 
         Raises:
-            ConfigurationError: There is none of that name.
+            ConfigurationError: There is none of that name; it is a ``ValueError`` too.
         """
         if name not in self._hyperparameters:
-            raise ConfigurationError(
-                f"There is no hyperparameter {name!r}. Add it under 'hyperparameters' in the "
-                f"configuration, or give --hp {name}=VALUE."
-                + nearest_name(name, self._hyperparameters)
+            known = nearest_name(str(name), self._hyperparameters, lists_all=True)
+            raise UnknownHyperparameterError(
+                f"There is no hyperparameter {name!r}.{known} Add it under 'hyperparameters' in "
+                f"the configuration, or give --hp {name}=VALUE."
             )
         return self._hyperparameters[name]
 

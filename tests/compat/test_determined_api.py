@@ -176,6 +176,37 @@ class WithOld(LinearTrial):
     ]
 
 
+def test_a_method_for_no_event_is_warned_of_once_and_not_refused(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        TRIAL
+        + """
+class Lightning(pytorch.PyTorchCallback):
+    on_fire = False
+
+    def on_train_batch_end(self, batch_idx):
+        raise AssertionError("nobody calls it")
+
+
+class Further(Lightning):
+    def on_validation_end(self, metrics):
+        pass
+
+
+class Calling(LinearTrial):
+    def build_callbacks(self):
+        return {"one": Lightning(), "other": Further()}
+""",
+    )
+    spec = make_spec(path, hyperparameters=HPARAMS, max_length="1ba", slots=1)
+    with pytest.warns(UserWarning) as warned:
+        run_session(spec, tmp_path / "checkpoints")
+    assert [str(w.message) for w in warned if "never called" in str(w.message)] == [
+        "Lightning.on_train_batch_end is never called: a PyTorchCallback has no such event. Did "
+        "you mean 'on_training_batch_end'?"
+    ]
+
+
 # Loaders outside of a trial.
 
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",
+    "verify": "trialrun.cli.verify:verify",
     "wait": "trialrun.cli.control:wait",
 }
 

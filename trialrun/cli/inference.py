@@ -159,6 +159,7 @@ def predict(
 def _user_errors() -> Iterator[None]:
     """Shows warnings, and lets an error of the trial's own code be seen as it was raised."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from trialrun.controller.engine.determinism import named_operation
     from trialrun.controller.engine.parallel.slots import SlotError
     from trialrun.controller.inference.processes import ProcessFailure
 
@@ -166,7 +167,9 @@ def _user_errors() -> Iterator[None]:
         yield
     except SlotError as error:
         assert error.__cause__ is not None
-        raise error.__cause__ from None
+        raise named_operation(error.__cause__) from None
+    except RuntimeError as error:
+        raise named_operation(error) from None
     except ProcessFailure as error:
         click.echo(str(error), err=True)
         sys.exit(1)

@@ -29,6 +29,17 @@ class CheckpointPolicy(enum.Enum):
     """None: checkpoints come from ``checkpoint_period``, stops and the end alone."""
 
 
+class Deterministic(enum.Enum):
+    """What happens to operations of torch that give other bits each time."""
+
+    STRICT = "strict"
+    """They are an error, and fresh memory is filled, so that what reads it repeats too."""
+    WARN = "warn"
+    """They are warned of, once each; where torch has another implementation, that one is taken."""
+    OFF = "off"
+    """Nothing: torch is left as it is."""
+
+
 class Advice(enum.Enum):
     """What trialrun says once to make a run faster; none of it changes the result."""
 
@@ -119,6 +130,8 @@ class ExperimentConfig(_Section):
     """Batches whose gradients make one optimizer step."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    deterministic: Deterministic = Deterministic.WARN
+    """Whether operations of torch that give other bits each time are refused, warned of, or not."""
     from_checkpoint: str | None = None
     """Begin with the weights of this checkpoint: its UUID, or its folder or that of an export."""
     from_checkpoint_partial: bool = False
@@ -129,6 +142,12 @@ class ExperimentConfig(_Section):
     """Advice that is not wanted, by its id."""
     determined: dict[str, Any] = {}
     """The Determined configuration that this one was read from; trialrun writes it."""
+
+    @pydantic.field_validator("deterministic", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        # YAML reads an unquoted off as false.
+        return "off" if value is False else value
 
     @pydantic.field_validator("hyperparameters", "data", "determined")
     @classmethod

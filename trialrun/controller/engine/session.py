@@ -32,8 +32,10 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.data.data_wait import DataWait
 from trialrun.controller.engine.data.sources import DataFacts
 from trialrun.controller.engine.devices import device_name
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
+from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reports.metrics import TrainingWindow
@@ -71,6 +73,7 @@ class TrialSpec:
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
         rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
+        observer: What looks over the trial's shoulder, if anything.
     """
 
     trial_file: Path
@@ -83,6 +86,7 @@ class TrialSpec:
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
     rehearsed_length: Unit | None = None
+    observer: TrialObserver | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -125,6 +129,8 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
+    environment: Environment
+    """What this process computes with, which may change their last digits."""
 
     def __init__(
         self,
@@ -200,6 +206,7 @@ class TrialSession:
         UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
         self._execution.meet()
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
+        self.environment = Environment.here(device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(
             trial, context, self.plan.epoch_length, data.has_equal_batches, callbacks
@@ -212,9 +219,11 @@ class TrialSession:
                 [t for model in context.models for t in (*model.parameters(), *model.buffers())]
             )
         else:
-            for difference in self.identity.differences(contents.metadata["identity"]):
-                if collectives.is_chief:
-                    logger.warning(difference)
+            recorded = contents.metadata
+            differences = self.identity.differences(recorded["identity"])
+            differences += self.environment.differences(recorded.get("environment"))
+            for difference in differences if collectives.is_chief else ():
+                logger.warning(difference)
             progress = snapshots.restore(contents)
             self._reconsider_early_end(progress, contents.metadata, config, runtime)
             stopwatch.load_state_dict(contents.state["stopwatch"])
@@ -268,6 +277,7 @@ class TrialSession:
             collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
+                "environment": self.environment.to_json(),
                 "epoch_length": self.plan.epoch_length,
                 "experiment_config": config.to_json(),
                 "versions": _versions(),
@@ -328,6 +338,14 @@ class TrialSession:
             self._callbacks.shut_down()
         return outcome
 
+    def require_learning(self) -> None:
+        """Refuses a trial that has not learned anything yet.
+
+        Raises:
+            InvalidTrialError: No optimizer has taken a step with gradients.
+        """
+        self._execution.stepping.require_learning(self.batches_completed)
+
     @property
     def batches_completed(self) -> int:
         """The clock."""
@@ -371,6 +389,9 @@ def open_session(
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = trial_class(runtime.context)
+    if spec.observer is not None:
+        spec.observer.observe(trial, runtime)
+        sink = None if sink is None else spec.observer.around(sink)
     if contents is None and spec.warm_start_from is not None:
         begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(

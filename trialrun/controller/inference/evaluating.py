@@ -16,7 +16,9 @@ from trialrun.controller.bookkeeping import (
     TrialRow,
 )
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.config import read_config
 from trialrun.controller.engine.devices import device_name, prepare_device
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.inference import Inference
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.experiments import source_warnings
@@ -53,7 +55,7 @@ def open_checkpoint(
     which: str,
     *,
     collectives: Collectives | None = None,
-    local_rank: int = 0,
+    device: torch.device | None = None,
 ) -> OpenedCheckpoint:
     """Builds the trial of an experiment for a checkpoint, as it was configured.
 
@@ -62,7 +64,7 @@ def open_checkpoint(
         experiment_id: Which experiment.
         which: ``best``, ``latest``, or the first characters of a UUID.
         collectives: The processes that share the trial's slots; default: this one alone.
-        local_rank: Which GPU is this process's own.
+        device: Where this process computes, which is prepared; default: the first GPU or the CPU.
 
     Raises:
         BookkeepingError: There is no such experiment or checkpoint.
@@ -72,7 +74,8 @@ def open_checkpoint(
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
     checkpoint = select_checkpoint(database, experiment, trial, which)
-    device = prepare_device(local_rank)
+    if device is None:
+        device = prepare_device(deterministic=read_config(experiment.config).deterministic)
     opened = open_trained(
         Path(checkpoint.path),
         device=device,
@@ -100,4 +103,7 @@ def _differences(opened: Inference, device: torch.device) -> list[str]:
         device_name=device_name(device),
         torch_version=torch.__version__,
     )
-    return here.differences(recorded)
+    environment = Environment.here(device)
+    return here.differences(recorded) + environment.differences(
+        opened.weights.metadata.get("environment")
+    )

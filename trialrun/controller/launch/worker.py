@@ -88,7 +88,9 @@ class _Process:
         self._assignment = assignment
         self._stop_request = stop_request
         self._place = place
-        self._device = prepare_device(place.local_rank)
+        self._device = prepare_device(
+            place.local_rank, assignment.spec.config.deterministic, warns=place.rank == 0
+        )
         self._session: TrialSession | None = None
         self._store: CheckpointStore | None = None
         # Once training is over: the chief's checkpoints, records and failure may take their time.

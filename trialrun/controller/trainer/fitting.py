@@ -19,6 +19,7 @@ from trialrun._units import Unit
 from trialrun._wording import count, type_of
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
+from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.rehearsal import rehearse_with
@@ -353,9 +354,11 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except SlotError as error:
-        raised = error.__cause__
-        assert raised is not None  # the user's
+        assert error.__cause__ is not None  # the user's
+        raised = named_operation(error.__cause__)
         raised.add_note(f"Raised in slot {error.slot} of the trial.")
+    except RuntimeError as error:
+        raised = named_operation(error)
     else:
         return
     raise raised

@@ -13,12 +13,18 @@ import torch
 from support import Run, make_spec, resume, run_session, run_with_stops, write_trial
 from thread_collectives import run_on_threads
 
-from trialrun import CheckpointError, InvalidMetricError, InvalidTrialError, MetricReducer
+from trialrun import (
+    CheckpointError,
+    InvalidMetricError,
+    InvalidTrialError,
+    MetricReducer,
+    ReducerError,
+)
 from trialrun._adapted_reducers import FunctionReducer
 from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.reports.reducers import Phase, ReducerError, SlotReducers
+from trialrun.controller.engine.reports.reducers import Phase, SlotReducers
 
 
 class Collecting(MetricReducer):

@@ -90,6 +90,8 @@ class OptimizerSteps:
     """Steps taken since the start of the trial."""
     num_skipped: int
     """Steps that a scaler has skipped since the start of the trial."""
+    has_learned: bool
+    """Whether any of its steps had gradients, or a checkpoint says that it has stepped."""
     requires_closure: bool
     """Whether the optimizer cannot step without one."""
 
@@ -103,6 +105,7 @@ class OptimizerSteps:
     ) -> None:
         self.num_steps = 0
         self.num_skipped = 0
+        self.has_learned = False
         self.requires_closure = requires_closure(wrapped.optimizer)
         self._index = index
         self._optimizer = wrapped.optimizer
@@ -176,6 +179,7 @@ class OptimizerSteps:
         """Takes up the counts of steps."""
         self.num_steps = state["num_steps"]
         self.num_skipped = state.get("num_skipped", 0)
+        self.has_learned = self.num_steps + self.num_skipped > 0
 
     # One slot.
 
@@ -187,6 +191,7 @@ class OptimizerSteps:
                 self._clear_grads()
                 loss = closure()
                 checked_loss(loss)
+                self.has_learned |= self._has_gradients()
                 self._clip(request)
                 return loss
 
@@ -261,7 +266,7 @@ class OptimizerSteps:
     def _advance(self, paused: PausedStep, request: StepRequest, loss: torch.Tensor | None) -> None:
         """Lets the optimizer go on with what all slots have found together."""
         if loss is not None:
-            self._gradients.assign(self._around.num_slots)
+            self.has_learned |= self._gradients.assign(self._around.num_slots)
             self._clip(request)
             mean = self._losses.total()[0] / self._around.num_slots
             loss = mean.to(loss.dtype)
@@ -275,6 +280,7 @@ class OptimizerSteps:
     def _finish(self, request: StepRequest, scaling: Scaling | None, has_gradients: bool) -> None:
         if scaling is not None:
             scaling.take_part(self._optimizer)
+        self.has_learned |= has_gradients
         if not has_gradients:
             self._warn_of_missing_backward()
         elif scaling is not None:
@@ -335,6 +341,7 @@ class OptimizerSteps:
                 "Call context.step_optimizer(optimizer)."
             )
         else:
+            self.has_learned = True
             self._warn_once(
                 "direct",
                 f"{type(optimizer).__name__}.step() was called directly. It is not counted, and "

@@ -16,7 +16,7 @@ import torch
 from trialrun._context import TrialContext
 from trialrun._engine import BackwardInputs, Closure
 from trialrun._errors import InvalidTrialError
-from trialrun._wording import type_of
+from trialrun._wording import count, type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
@@ -35,6 +35,10 @@ from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSched
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+# A trial may have its reasons not to step in its first batches; but not so many.
+_PATIENCE_WINDOWS = 100
+_STEP = "    self.context.backward(loss)\n    self.context.step_optimizer(self.optimizer)"
 
 
 def meeting_places(context: TrialContext) -> list[str]:
@@ -165,17 +169,45 @@ class Stepping:
 
         Args:
             epoch_length: Batches in an epoch.
+
+        Raises:
+            InvalidTrialError: After many windows no optimizer has learned anything.
         """
         self.unwrapped_schedulers.require_no_later_one()
         stop = self._batch + 1
-        if stop % self._aggregation_frequency:
+        num_windows, rest = divmod(stop, self._aggregation_frequency)
+        if rest:
             return
         self.scalers.end_window()
-        if stop == self._aggregation_frequency:
+        if num_windows == 1:
             self._warn_of_missing_steps()
+        if num_windows == _PATIENCE_WINDOWS:
+            self.require_learning(stop)
         if self.schedules:
             window = range(stop - self._aggregation_frequency, stop)
             self.schedules.after_window(window, epoch_length)
+
+    def require_learning(self, num_batches: int) -> None:
+        """Refuses a trial none of whose optimizers has taken a step with gradients.
+
+        Args:
+            num_batches: Batches completed, for the error.
+
+        Raises:
+            InvalidTrialError: That is so; the message has the lines to write.
+        """
+        if any(steps.has_learned for steps in self.steps):
+            return
+        learned = f"so nothing was learned in {count(num_batches, 'batch')}"
+        if any(steps.num_steps for steps in self.steps):
+            raise InvalidTrialError(
+                f"Optimizers were stepped, but no parameter of theirs had a gradient, {learned}. "
+                f"Write in train_batch, with a loss that depends on the wrapped models:\n{_STEP}"
+            )
+        raise InvalidTrialError(
+            f"train_batch did not call context.step_optimizer, {learned}. Write in train_batch:\n"
+            f"{_STEP}\nTo step at every n-th batch, set aggregation_frequency to n."
+        )
 
     def close(self) -> None:
         """Gives optimizers, scalers and schedulers back: a script may use them after training."""
