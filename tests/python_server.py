@@ -170,8 +170,9 @@ def _refresh(request: Request) -> None:
     os.environ.update(request.environment)
     tempfile.tempdir = None
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
-    # ``random`` does so by itself.
+    # Where nobody seeds them they begin anywhere; ``random`` does so by itself.
     importlib.import_module("numpy").random.seed()
+    importlib.import_module("torch").default_generator.seed()
 
 
 def _run(arguments: Sequence[str], installed: list[str]) -> None:

@@ -168,8 +168,8 @@ def _user_errors() -> Iterator[None]:
     except SlotError as error:
         assert error.__cause__ is not None
         raise named_operation(error.__cause__) from None
-    except RuntimeError as error:
-        raise named_operation(error) from None
     except ProcessFailure as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        raise named_operation(error) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from trialrun.controller.bookkeeping import (
     request_stop,
 )
 from trialrun.controller.config import ExperimentConfig
-from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.launch.bell import Bell, BellListener
@@ -47,7 +45,7 @@ def run_attempt(
     prepared: PreparedAttempt,
     on_tick: Callable[[], None],
     on_kill: Callable[[], None],
-    observer: TrialObserver | None = None,
+    spec: TrialSpec | None = None,
 ) -> AttemptResult:
     """Runs a prepared attempt and records how it ended.
 
@@ -57,7 +55,7 @@ def run_attempt(
         on_tick: Called again and again meanwhile, to show what happens.
         on_kill: Called when the user wants it to end at once, after that was recorded; it ends this
             process.
-        observer: What looks over the trial's shoulder in every process.
+        spec: What every process must know; default: ``trial_spec`` of it.
     """
     attempt = prepared.attempt
     folder = prepared.folder.attempt(attempt.number)
@@ -80,7 +78,9 @@ def run_attempt(
             on_kill()
 
     interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
-    assignment = _assignment(database, prepared, folder, bell.listener, observer)
+    assignment = _assignment(
+        database, prepared, spec or trial_spec(prepared), folder, bell.listener
+    )
     result = supervise(assignment, interruptions, bell)
     bell.close()
     failure = result.failure
@@ -173,12 +173,12 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
 def _assignment(
     database: Database,
     prepared: PreparedAttempt,
+    spec: TrialSpec,
     folder: Path,
     bell: BellListener,
-    observer: TrialObserver | None,
 ) -> Assignment:
     return Assignment(
-        spec=dataclasses.replace(trial_spec(prepared), observer=observer),
+        spec=spec,
         num_processes=prepared.attempt.num_processes,
         attempt_folder=folder,
         recording=Recording(

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from trialrun import Batch, Epoch, Time
 from trialrun.controller.config import CheckpointPolicy
 from trialrun.controller.engine import schedule
-from trialrun.controller.engine.schedule import BoundaryWishes, Event, Plan, Stopwatch
+from trialrun.controller.engine.schedule import (
+    BoundaryWishes,
+    Event,
+    Plan,
+    Stopwatch,
+    Stretch,
+)
 from trialrun.controller.engine.stopping import StopRequest
 
 
@@ -307,3 +313,14 @@ def test_a_period_in_time_goes_on_over_short_attempts(clock: list[float]) -> Non
     assert later.is_due(Event.VALIDATION)
     later.happened(Event.VALIDATION)
     assert not later.is_due(Event.VALIDATION)
+
+
+def test_a_stretch_has_boundaries_of_its_own_and_ends_at_the_last() -> None:
+    plan = new_plan(stretch=Stretch(checkpoints=(7, 12, 13)))
+    assert plan.stretch is not None and plan.stretch.end == 13
+    unstretched = new_plan()
+    for clock in range(13):
+        own = next(batch for batch in (7, 12, 13) if batch > clock)
+        assert plan.next_boundary(clock) == min(own, unstretched.next_boundary(clock))
+    assert plan.next_boundary(13) == unstretched.next_boundary(13)
+    assert plan.to_json() == unstretched.to_json()

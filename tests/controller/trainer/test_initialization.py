@@ -275,6 +275,24 @@ def test_outside_of_init_nothing_is_trained(scripts: Scripts) -> None:
         trialrun.Trainer(trial, context)
 
 
+def test_a_second_trial_needs_a_block_of_its_own(scripts: Scripts) -> None:
+    linear = load("linear")
+
+    class Other(linear):  # type: ignore[misc,valid-type]  # a class that mypy does not see
+        pass
+
+    with scripts.init() as context:
+        trainer = trialrun.Trainer(linear(context), context)
+        with pytest.raises(InvalidTrialError) as caught:
+            Other(context)
+        assert str(caught.value) == (
+            "A second trial, of the class Other, is being made with one context: the first is the "
+            "Linear that its Trainer has. Make each in a block of its own: with "
+            "trialrun.init(...) as context: Trainer(Other(context), context).fit(...)"
+        )
+        assert trainer.fit(**FIT).is_completed
+
+
 def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> None:
     linear = load("linear")
     with scripts.init() as old_context:
@@ -286,7 +304,7 @@ def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> Non
     )
     with scripts.init() as context:
         with pytest.raises(InvalidTrialError, match=re.escape(other_context)):
-            trialrun.Trainer(linear(old_context), old_context)
+            trialrun.Trainer(old_trial, old_context)
         with pytest.raises(InvalidTrialError, match=re.escape(other_context)):
             old_trainer.fit(**FIT)
         with pytest.raises(InvalidTrialError) as caught:

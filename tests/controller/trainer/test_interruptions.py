@@ -189,6 +189,13 @@ def test_resume_by_command_is_refused_and_says_what_to_do(scripts: Scripts) -> N
         "Experiment 1 was trained by a script of yours, which alone can make its trial. To go on, "
         'run the script or notebook again, with trainer.fit(..., latest_checkpoint="latest").'
     ) in result.output
+    scripts.train(load("linear"), max_length="6ba", latest_checkpoint="latest")
+    result = CliRunner().invoke(main, ["resume", "1", "--home", str(scripts.home)])
+    assert result.stderr == (
+        "Error: Experiment 1 is complete, after 6 batches: there is nothing to resume. To train "
+        "longer, run the script or notebook again, with trainer.fit(max_length=..., "
+        'latest_checkpoint="latest") and a larger max_length.\n'
+    )
 
 
 # Failures.

@@ -138,7 +138,20 @@ class Execution(Engine):
         self._length = TrialLength(window=aggregation_frequency)
 
     def trial_begins(self, construction: Construction) -> None:
-        """Sets the generators to the one address of constructors, and remembers the trial."""
+        """Sets the generators to the one address of constructors, and remembers the trial.
+
+        Raises:
+            InvalidTrialError: The context has made another trial, whose constructor is over.
+        """
+        if self.construction is not None and self._is_built:
+            first, second = (
+                type(made.trial).__name__ for made in (self.construction, construction)
+            )
+            raise InvalidTrialError(
+                f"A second trial, of the class {second}, is being made with one context: the first "
+                f"is the {first} that its Trainer has. Make each in a block of its own: with "
+                f"trialrun.init(...) as context: Trainer({second}(context), context).fit(...)"
+            )
         # Not for a trial that another one makes within its own constructor.
         if self.construction is None:
             self.construction = construction

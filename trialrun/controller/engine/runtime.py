@@ -16,6 +16,7 @@ from trialrun._units import Unit
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.schedule import Stretch
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
@@ -37,6 +38,7 @@ class RuntimeSettings:
         tensorboard_path: The folder of the trial's TensorBoard events; None: none are kept.
         logs_to_tensorboard: Whether reported metrics are written there; None: where tensorboard is
             installed.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
     """
 
     hyperparameters: Mapping[str, Any]
@@ -48,6 +50,7 @@ class RuntimeSettings:
     record: RunRecord = RunRecord()
     tensorboard_path: Path | None = None
     logs_to_tensorboard: bool | None = None
+    stretch: Stretch | None = None
 
 
 class Runtime:

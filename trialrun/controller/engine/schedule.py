@@ -35,6 +35,23 @@ class Event(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A part of a trial that is trained again, to be compared with what was recorded.
+
+    Args:
+        checkpoints: Batches at which a checkpoint is taken besides those that are due; training
+            stops at the last.
+    """
+
+    checkpoints: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The batch at which training stops."""
+        return max(self.checkpoints)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """The resolved length and periods of a trial.
 
@@ -50,6 +67,7 @@ class Plan:
             and at stops.
         checkpoint_policy: Which validations are followed by a checkpoint.
         step_zero_validation: Whether the validation data is evaluated before the first batch too.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
     """
 
     global_batch_size: int | None
@@ -61,6 +79,7 @@ class Plan:
     checkpoint_period: Unit | None
     checkpoint_policy: CheckpointPolicy
     step_zero_validation: bool
+    stretch: Stretch | None = None
 
     @property
     def total_batches(self) -> int | None:
@@ -93,6 +112,8 @@ class Plan:
         reporting = self.batches(self.reporting_period)
         if reporting is not None:
             boundaries.append((batches_completed // reporting + 1) * reporting)
+        if self.stretch is not None:
+            boundaries += [b for b in self.stretch.checkpoints if b > batches_completed]
         window_start = batches_completed // self.window * self.window
         for unit in (self.validation_period, self.checkpoint_period):
             period = self.batches(unit)

@@ -47,7 +47,13 @@ from trialrun.controller.engine.reports.tensorboard_log import (
     TensorBoardSink,
 )
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
-from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.schedule import (
+    ENDLESS_EPOCH,
+    BoundaryWishes,
+    Plan,
+    Stopwatch,
+    Stretch,
+)
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
@@ -72,6 +78,7 @@ class TrialSpec:
         resume_from: The folder of the checkpoint to go on from.
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
         rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
         observer: What looks over the trial's shoulder, if anything.
     """
@@ -85,6 +92,7 @@ class TrialSpec:
     resume_from: Path | None = None
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
+    stretch: Stretch | None = None
     rehearsed_length: Unit | None = None
     observer: TrialObserver | None = None
 
@@ -104,6 +112,7 @@ class TrialSpec:
             ),
             tensorboard_path=self.tensorboard,
             logs_to_tensorboard=self.config.tensorboard,
+            stretch=self.stretch,
         )
 
 
@@ -489,6 +498,7 @@ def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataF
         checkpoint_period=config.checkpoint_period,
         checkpoint_policy=config.checkpoint_policy,
         step_zero_validation=config.step_zero_validation,
+        stretch=settings.stretch,
     )
 
 

@@ -85,6 +85,7 @@ class Trainer:
         self._trial = trial
         self._construction = _require_made_with(self._surroundings.runtime, trial)
         require_signatures(type(trial))
+        self._surroundings.runtime.execution.trial_is_built()
         self._records = ScriptTrial(self._surroundings.home, TrialClass.of(trial))
         # While a loop runs, or has run, the trial is no longer as its constructor left it.
         self._has_trained = False

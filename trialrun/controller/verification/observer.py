@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trialrun._data_loader import DataLoader
 from trialrun._trial import Trial
 from trialrun.controller.checkpoints.contents import CheckpointContents
@@ -135,11 +137,12 @@ class _Watched:
         context = self._runtime.context
         held = [context, *context.models, *context.optimizers, *context.scalers]
         held += [wrapped.scheduler for wrapped in context.lr_schedulers]
+        held += [wrapped.given for wrapped in context.reducers]
         kept = {id(value) for value in held}
         return {
             name: fingerprint(value)
             for name, value in vars(self._trial).items()
-            if id(value) not in kept and not callable(value) and not isinstance(value, DataLoader)
+            if not _is_held(value, kept)
         }
 
     def _compare_attributes(self) -> None:
@@ -184,6 +187,16 @@ class _KilledWhileWriting:
         if contents.metadata["batches"] != self._batch:
             return on_written
         return lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_held(value: Any, kept: set[int]) -> bool:
+    """Returns whether checkpoints hold a value, or training cannot change what it stands for."""
+    if id(value) in kept or isinstance(value, DataLoader):
+        return True
+    if isinstance(value, list | tuple | dict):
+        items = list(value.values()) if isinstance(value, dict) else list(value)
+        return bool(items) and all(_is_held(item, kept) for item in items)
+    return callable(value) and not isinstance(value, torch.nn.Module)
 
 
 def _with_workers(loader: DataLoader, num_workers: int) -> DataLoader:

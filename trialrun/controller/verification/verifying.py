@@ -17,11 +17,16 @@ from trialrun.controller.bookkeeping import (
     get_attempt,
     get_experiment,
 )
-from trialrun.controller.config import CheckpointGcConfig, CheckpointPolicy, ExperimentConfig
+from trialrun.controller.config import (
+    CheckpointGcConfig,
+    CheckpointPolicy,
+    Deterministic,
+    ExperimentConfig,
+)
 from trialrun.controller.experiments import prepared_attempt, submit_experiment
 from trialrun.controller.home import DATABASE_FILE, Home, make_home
 from trialrun.controller.launch.supervisor import AttemptEnd
-from trialrun.controller.running import run_attempt
+from trialrun.controller.running import run_attempt, trial_spec
 from trialrun.controller.verification.causes import likely_causes
 from trialrun.controller.verification.comparing import (
     Parting,
@@ -210,13 +215,13 @@ class Verification:
         shutil.rmtree(get_experiment(self._database, trial.experiment_id).directory)
         return ScenarioResult(scenario=scenario, parting=parting)
 
-    def _records_of(self, scenario: Scenario) -> tuple[RunRecords, TrialRow]:
+    def _records_of(self, scenario: Scenario, **changes: Any) -> tuple[RunRecords, TrialRow]:
         _, trial = submit_experiment(
             self._database,
             self._home,
             trial_file=self._subject.trial_file,
             trial_class=self._subject.trial_class,
-            config=self._config_of(scenario),
+            config=self._config_of(scenario).model_copy(update=changes),
         )
         diaries = self._folder / f"diaries-{trial.id}"
         diaries.mkdir()
@@ -238,14 +243,14 @@ class Verification:
                 prepared,
                 on_tick=lambda: None,
                 on_kill=self._on_kill,
-                observer=observer,
+                spec=dataclasses.replace(trial_spec(prepared), observer=observer),
             )
         attempt = get_attempt(self._database, prepared.attempt.id)
         if attempt.stop_requested is not None:
             raise InterruptedVerificationError("Stopped: there is no result.")
         is_planned = leg.stop is not None and leg.stop.is_kill
         if result.failure is not None and not is_planned:
-            raise RunFailedError(result.failure.text)
+            raise RunFailedError(result.failure.message)
         if leg.stop is not None and result.end is AttemptEnd.COMPLETED:
             raise RunFailedError("it ended before the stop that was planned")
         return result.end
@@ -277,8 +282,16 @@ class Verification:
             partings,
             changed=straight.diaries.changed,
             suspects=find_suspects(self._subject.trial_file),
-            nondeterministic=None,
+            nondeterministic=self._refused_operation(),
         )
+
+    def _refused_operation(self) -> str | None:
+        """Returns what strict mode says of the trial; None where it refuses no operation."""
+        try:
+            self._records_of(STRAIGHT, deterministic=Deterministic.STRICT)
+        except RunFailedError as error:
+            return str(error) if "deterministic: strict" in str(error) else None
+        return None
 
 
 def _partings(results: list[ScenarioResult]) -> Iterator[tuple[Scenario, Parting]]:
