@@ -1,4 +1,4 @@
-"""What every test may rely on: generators, threads and imports are left as they were found."""
+"""What every test may rely on: generators, threads, imports and torch's settings stay the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from trialrun.controller.engine.determinism import kept_determinism
 
 # The same examples in every run: a red test is red again.
 settings.register_profile("pinned", derandomize=True)
@@ -28,7 +30,8 @@ def _isolated() -> Iterator[None]:
     random.seed(1)
     torch.set_num_threads(1)
     path, modules = list(sys.path), set(sys.modules)
-    yield
+    with kept_determinism():
+        yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None)
