@@ -1,4 +1,4 @@
-"""What every test may rely on: generators, threads and imports are left as they were found."""
+"""What every test may rely on: generators, threads, imports and torch's settings stay the same."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import python_start  # noqa: F401  # notes the environment before anything chang
 import torch
 from hypothesis import settings
 
+from trialrun.controller.engine.determinism import kept_determinism
+
 # The same examples in every run: a red test is red again.
 settings.register_profile("pinned", derandomize=True)
 settings.load_profile("pinned")
@@ -25,7 +27,8 @@ TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples
 @contextlib.contextmanager
 def _imports_taken_back() -> Iterator[None]:
     path, modules = list(sys.path), set(sys.modules)
-    yield
+    with kept_determinism():
+        yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None)
