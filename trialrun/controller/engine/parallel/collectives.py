@@ -14,6 +14,7 @@ import torch.distributed as dist
 from trialrun._errors import TrialrunError
 from trialrun.controller import plain
 from trialrun.controller.engine.parallel.lines import Lines
+from trialrun.controller.engine.parallel.shared_memory import SharedMemory, share_memory
 
 # torch 2.13 renamed it, and warns of the old name in every process.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -44,6 +45,8 @@ class Collectives(abc.ABC):
     """This process, 0 to ``size`` - 1."""
     size: int
     """P, the number of processes."""
+    shared_memory: SharedMemory | None = None
+    """Where processes sum what is on the CPU, if they share memory."""
 
     def close(self) -> None:  # noqa: B027 - one process has nothing to close
         """Takes down what was set up besides torch's own groups."""
@@ -177,8 +180,18 @@ class ProcessGroup(Collectives):
         # one that is under way never stands between two steps of a reduction, and reading it never
         # waits for the GPU.
         self._host_group = dist.new_group(backend="gloo")
+        self._lines = self._new_lines()
+        if device.type == "cpu":
+            # Lines of its own: an announcement may be under way on the others.
+            lines = self._new_lines()
+            with _together():
+                self.shared_memory = share_memory(lines, rank=self.rank, size=self.size)
+            if self.shared_memory is None:
+                lines.close()
+
+    def _new_lines(self) -> Lines:
         with _together():
-            self._lines = Lines(
+            return Lines(
                 self.rank,
                 self.size,
                 name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
@@ -188,6 +201,8 @@ class ProcessGroup(Collectives):
     def close(self) -> None:
         """Takes the lines down."""
         self._lines.close()
+        if self.shared_memory is not None:
+            self.shared_memory.close()
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""

@@ -73,6 +73,24 @@ class Lines:
             messages[peer] = values.tolist()
         return messages
 
+    def send_descriptor(self, descriptor: int | None) -> None:
+        """Gives every other process an open file, or tells it that there is none."""
+        descriptors = [] if descriptor is None else [descriptor]
+        for line in self._peers.values():
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(line, [b"f"], descriptors)
+
+    def receive_descriptor(self, from_rank: int) -> int | None:
+        """Waits for what ``send_descriptor`` sends; the caller closes it.
+
+        Raises:
+            OSError: The process is gone.
+        """
+        data, descriptors, _, _ = socket.recv_fds(self._peers[from_rank], 1, 1)
+        if not data:
+            raise ConnectionResetError(f"process {from_rank} is gone")
+        return descriptors[0] if descriptors else None
+
     def close(self) -> None:
         """Takes the lines down."""
         for line in self._peers.values():

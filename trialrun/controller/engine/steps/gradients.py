@@ -1,13 +1,15 @@
 """The gradients of one optimizer's parameters: what each slot puts in, what all slots get back.
 
-Parameters of one device and element type travel as one vector for each slot, end to end. Behind
-them stand two elements for each parameter: whether the slot had a dense gradient for it, and
-whether it had a sparse one; their sums say how the parameter's gradient must be put together.
+Before the sums the processes tell each other which parameters had a dense gradient on any of their
+slots, and which a sparse one. A parameter without a gradient on any slot keeps ``grad`` None; one
+that only some slots used has zeros on the others.
 
-    vector:  | gradients, end to end | dense: 1 or 0 each | sparse: 1 or 0 each | padding |
+Parameters of one device and element type are summed as one vector, in buckets. One that once had a
+sparse gradient is summed by itself from then on, on every process alike.
 
-A parameter without a gradient on any slot keeps ``grad`` None. One that once had a sparse gradient
-is left out of the vector from then on, on every process alike, since all see the same sums.
+Memory, in copies of the gradients: the slot's own, which the next slot's replace; the vectors of
+the tree, at most log2(q) for a process's q slots; and within an aggregation window each process's
+P-th of the sum over the batches so far.
 """
 
 from __future__ import annotations
@@ -18,9 +20,20 @@ from collections.abc import Sequence
 import torch
 
 from trialrun._errors import InvalidTrialError
+from trialrun.controller.engine.parallel.bucket_collectives import exchange_for
+from trialrun.controller.engine.parallel.buckets import Bucket
 from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.steps.gradient_vectors import (
+    Stretch,
+    Summand,
+    VectorLayout,
+    flat,
+    memory_order,
+    owned_memory,
+)
 from trialrun.controller.engine.steps.parameters import Names
-from trialrun.controller.engine.steps.reduction import OrderedSum
+from trialrun.controller.engine.steps.presence import Presence, agree_on_presence
+from trialrun.controller.engine.steps.reduction import OrderedSum, Share, TreeSum
 from trialrun.controller.engine.steps.sparse_reduction import SparseSum
 
 
@@ -35,43 +48,111 @@ class GradientSum:
 
     groups: list[_Group]
     """Parameters of one device and element type each."""
+    has_accumulated: bool
+    """Whether sums of earlier batches wait for the end of an aggregation window."""
 
     def __init__(self, names: Names, *, num_slots: int, collectives: Collectives) -> None:
-        self._names = names
-        self._num_slots = num_slots
-        self._collectives = collectives
         self.groups = []
+        self.has_accumulated = False
+        self._names = names
+        self._collectives = collectives
+        self._share = Share(num_slots, collectives.size, collectives.rank)
+        self._num_slots = num_slots
+        # In the order in which ``Presence`` speaks of them.
+        self._parameters: list[torch.nn.Parameter] = []
         self._grouped: list[tuple[int, torch.device, torch.dtype]] = []
+        self._own = Presence(0)
+        self._in_window = Presence(0)
 
     def deposit(self, slot: int, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Puts in the slot's gradients, and leaves ``grad`` None."""
-        for group in self._group(parameters):
-            group.deposit(slot)
+        """Puts in the slot's gradients, and leaves ``grad`` None.
+
+        The tensors are this object's from then on, and may be overwritten.
+
+        Raises:
+            InvalidTrialError: The parameters are others than for the process's slots before it.
+        """
+        is_first = slot == self._share.slots.start
+        self._group(parameters, is_first)
+        if is_first:
+            self._own = Presence(len(self._parameters))
+        for group in self.groups:
+            group.deposit(slot, group.take_gradients(), self._own)
+
+    def accumulate(self) -> None:
+        """Adds up one batch of an aggregation window, for ``assign`` at its end.
+
+        Raises:
+            InvalidTrialError: As ``assign`` does.
+        """
+        self._sum(None)
+        self.has_accumulated = True
 
     def assign(self, divisor: int) -> bool:
         """Gives every parameter its summed gradient over the divisor, once all slots put theirs in.
+
+        Those of the window's earlier batches, if any, are in the sum.
 
         Returns:
             Whether any slot had any gradient.
 
         Raises:
-            InvalidTrialError: A parameter's gradient was sparse on some slots and dense on others.
+            InvalidTrialError: A parameter's gradient was sparse on some slots and dense on others,
+                or processes have put in different parameters.
         """
-        return any([group.assign(divisor) for group in self.groups])
+        self._sum(divisor)
+        self.has_accumulated = False
+        in_window, self._in_window = self._in_window, Presence(0)
+        return any(in_window.dense) or any(in_window.sparse)
 
-    def _group(self, parameters: Sequence[torch.nn.Parameter]) -> list[_Group]:
-        """Returns the groups, made again when the trial has added or frozen parameters."""
+    def assign_accumulated(self) -> None:
+        """Gives every parameter the sum of the batches so far, when no step was taken with it."""
+        self._own = Presence(len(self._parameters))
+        for slot in self._share.slots:
+            for group in self.groups:
+                group.deposit(slot, [None] * len(group.parameters), self._own)
+        self.assign(1)
+
+    def _sum(self, divisor: int | None) -> None:
+        present = agree_on_presence(self._own, self._parameters, self._collectives)
+        for place, parameter in enumerate(self._parameters):
+            if present.sparse[place] and present.dense[place]:
+                raise InvalidTrialError(
+                    f"The gradient of {self._names[parameter]} is sparse on some slots and dense "
+                    "on others, so they cannot be added. Use the parameter in the same way on "
+                    "every slot, or build its embedding with sparse=False."
+                )
+        self._in_window.extend(len(self._parameters) - len(self._in_window.dense))
+        self._in_window.update(present)
+        for group in self.groups:
+            group.sum(divisor, present, self._in_window)
+
+    def _group(self, parameters: Sequence[torch.nn.Parameter], is_first: bool) -> None:
+        """Makes the groups again when the trial has added, frozen or unfrozen parameters."""
         grouped = [(id(p), p.device, p.dtype) for p in parameters]
-        if self._grouped != grouped:
-            by_kind: dict[tuple[torch.device, torch.dtype], list[torch.nn.Parameter]] = {}
-            for parameter in parameters:
-                by_kind.setdefault((parameter.device, parameter.dtype), []).append(parameter)
-            self.groups = [
-                _Group(group, self._names, self._num_slots, self._collectives)
-                for group in by_kind.values()
-            ]
-            self._grouped = grouped
-        return self.groups
+        if grouped == self._grouped:
+            return
+        if not is_first:
+            raise InvalidTrialError(
+                f"The parameters that take gradients in one step of an optimizer are "
+                f"{len(self._grouped)} for one slot and {len(grouped)}, or others, for the next. "
+                "Freeze, unfreeze and add parameters in the same way on every slot."
+            )
+        if not self.has_accumulated:
+            self.groups, self._parameters = [], []
+        known = set(self._parameters)
+        # In the middle of a window those that were summed before stay where they are.
+        added = [parameter for parameter in parameters if parameter not in known]
+        by_kind: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for place, parameter in enumerate(added, start=len(self._parameters)):
+            by_kind.setdefault((parameter.device, parameter.dtype), []).append(place)
+        self._parameters += added
+        for places in by_kind.values():
+            group = [self._parameters[place] for place in places]
+            self.groups.append(
+                _Group(group, places, self._names, self._num_slots, self._collectives)
+            )
+        self._grouped = grouped
 
 
 @dataclasses.dataclass
@@ -81,84 +162,165 @@ class _Apart:
     sparse_sum: SparseSum
     dense_sum: OrderedSum
     gradients: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)
+    accumulated: torch.Tensor | None = None
+    """The sum of the window's earlier batches, on every process."""
 
 
 class _Group:
-    """Parameters of one device and element type."""
+    """Parameters of one device and element type.
+
+    Args:
+        parameters: The parameters.
+        places: Where ``Presence`` speaks of each.
+        names: What parameters are called in an error.
+        num_slots: S.
+        collectives: The processes.
+    """
 
     def __init__(
         self,
         parameters: list[torch.nn.Parameter],
+        places: list[int],
         names: Names,
         num_slots: int,
         collectives: Collectives,
     ) -> None:
         self.parameters = parameters
+        self._places = places
         self._names = names
         self._num_slots = num_slots
         self._collectives = collectives
-        self._sum = OrderedSum(num_slots, collectives)
-        # In the vector, by their place in the group; the others are summed apart.
-        self._lengths = [parameter.numel() for parameter in parameters]
+        self._share = Share(num_slots, collectives.size, collectives.rank)
+        self._exchange = exchange_for(collectives, parameters[0].device)
+        self._tree = TreeSum(num_slots, self._add)
+        self._orders = [memory_order(parameter) for parameter in parameters]
+        # By their index in the group.
         self._apart: dict[int, _Apart] = {}
+        # The last slot's gradients, whose memory takes the sums.
+        self._last: list[torch.Tensor | None] = []
+        # Vectors of the tree that are not in use.
+        self._vectors: list[torch.Tensor] = []
+        self._lay_out()
 
-    def deposit(self, slot: int) -> None:
-        pieces: list[torch.Tensor] = []
-        tail = [0.0] * (2 * len(self.parameters))
-        for place, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is not None and gradient.is_sparse:
-                tail[len(self.parameters) + place] = 1.0
-                self._put_apart(place, slot, gradient.coalesce())
-                gradient = None
-            elif gradient is not None:
-                tail[place] = 1.0
-                if self._lengths[place] == 0 and place in self._apart:
-                    self._put_apart(place, slot, gradient)
-                    gradient = None
-            # Zeros stand for a missing gradient, on every P alike: -0.0 + 0.0 is not -0.0.
-            pieces.append(
-                parameter.new_zeros(self._lengths[place])
-                if gradient is None
-                else gradient.reshape(-1)
-            )
+    def _lay_out(self) -> None:
+        """Says which parameters are in the vector: those that are not summed apart."""
+        self._in_vector = [i for i in range(len(self.parameters)) if i not in self._apart]
+        like = self.parameters[0]
+        largest = self._exchange.largest(max(self._share.num_rows), like.dtype)
+        self._layout = VectorLayout([self.parameters[i].numel() for i in self._in_vector], largest)
+        self._buckets = [
+            _GradientBucket(stretch, self._share) for stretch in self._layout.stretches
+        ]
+        self._vectors = []
+
+    def take_gradients(self) -> list[torch.Tensor | None]:
+        """Returns what is in ``grad`` of each parameter, and leaves None there."""
+        gradients = []
+        for parameter in self.parameters:
+            gradients.append(parameter.grad)
             parameter.grad = None
-        length = sum(self._lengths)
-        tail += [0.0] * (self._sum.padded_length(length + len(tail)) - length - len(tail))
-        first = self.parameters[0]
-        pieces.append(torch.tensor(tail, dtype=first.dtype, device=first.device))
-        self._sum.deposit(slot, torch.cat(pieces))
+        return gradients
 
-    def assign(self, divisor: int) -> bool:
-        total = self._sum.total()
-        length, count = sum(self._lengths), len(self.parameters)
-        present = total[length : length + 2 * count].tolist()
-        total[:length].div_(divisor)
-        stop = 0
-        for place, parameter in enumerate(self.parameters):
-            start, stop = stop, stop + self._lengths[place]
-            dense, sparse = present[place], present[count + place]
-            if dense and sparse:
-                raise InvalidTrialError(
-                    f"The gradient of {self._names[parameter]} is sparse on some slots and dense "
-                    "on others, so they cannot be added. Use the parameter in the same way on "
-                    "every slot, or build its embedding with sparse=False."
-                )
-            if sparse:
-                parameter.grad = self._take_sparse(place).div_(divisor)
-            elif dense and place in self._apart:
-                parameter.grad = self._take_dense(place).div_(divisor)
-            elif dense:
-                parameter.grad = total[start:stop].view(parameter.shape)
-        return any(present)
+    def deposit(self, slot: int, gradients: list[torch.Tensor | None], presence: Presence) -> None:
+        """Puts in one slot's gradients.
 
-    def _put_apart(self, place: int, slot: int, gradient: torch.Tensor) -> None:
-        if place not in self._apart:
-            self._apart[place] = self._new_apart(place)
-        self._apart[place].gradients[slot] = gradient
+        Args:
+            slot: The slot.
+            gradients: One or None for each parameter.
+            presence: Where it is noted which there are.
+        """
+        for index, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                presence.sparse[self._places[index]] = True
+                self._put_apart(index, slot, gradient.coalesce())
+                gradients[index] = None
+            else:
+                presence.dense[self._places[index]] = True
+        for index in self._apart.keys() - set(self._in_vector):
+            dense = gradients[index]
+            if dense is not None:
+                self._put_apart(index, slot, dense)
+        owned = owned_memory(
+            [gradients[i] for i in self._in_vector],
+            [self.parameters[i] for i in self._in_vector],
+            [self._orders[i] for i in self._in_vector],
+        )
+        summand = Summand([None if gradient is None else flat(gradient) for gradient in owned])
+        self._tree.add((0, slot), summand)
+        if slot == self._share.slots[-1]:
+            self._last = owned
+        elif summand.flats is not None:
+            # It waits for its sibling, and the next slot may use the memory where it is.
+            summand.move_into(self._free_vector(), self._layout)
 
-    def _new_apart(self, place: int) -> _Apart:
-        parameter = self.parameters[place]
+    def _add(self, left: Summand, right: Summand) -> Summand:
+        if right.vector is not None:
+            assert left.vector is not None
+            left.vector.add_(right.vector)
+            self._vectors.append(right.vector)
+        else:
+            assert right.flats is not None
+            left.add_slot(right.flats)
+            right.flats = None
+        return left
+
+    def _free_vector(self) -> torch.Tensor:
+        if self._vectors:
+            return self._vectors.pop()
+        return self.parameters[0].new_empty(self._layout.length)
+
+    def sum(self, divisor: int | None, present: Presence, in_window: Presence) -> None:
+        """Sums what all slots have put in.
+
+        Args:
+            divisor: Of the sums that parameters get; None: in the middle of an aggregation window.
+            present: Which parameters have a gradient on any slot.
+            in_window: Which have had one in the window.
+        """
+        waiting = list(self._tree.take().values())
+        if any(in_window.dense[self._places[i]] for i in self._in_vector):
+            self._sum_vector(waiting, divisor, in_window)
+        self._vectors += [s.vector for s in waiting if s.vector is not None]
+        self._last = []
+        for index, place in enumerate(self._places):
+            if present.sparse[place] or index in self._apart:
+                self._sum_apart(index, present, divisor)
+        if divisor is not None and self._apart.keys() & set(self._in_vector):
+            self._lay_out()
+
+    def _sum_vector(self, waiting: list[Summand], divisor: int | None, in_window: Presence) -> None:
+        targets: list[torch.Tensor | None] = [None] * len(self._in_vector)
+        if divisor is not None:
+            for position, index in enumerate(self._in_vector):
+                parameter = self.parameters[index]
+                if not in_window.dense[self._places[index]]:
+                    continue
+                memory = self._last[position]
+                if memory is None:
+                    memory = torch.empty_like(parameter, requires_grad=False)
+                targets[position] = flat(memory)
+                if parameter.requires_grad:  # it may have been frozen within the window
+                    parameter.grad = memory
+        for bucket in self._buckets:
+            bucket.begin(waiting, divisor, targets)
+        self._exchange.run(
+            self._buckets,
+            num_rows=self._share.num_rows,
+            like=self.parameters[0].detach(),
+            unpacks=divisor is not None,
+        )
+        for bucket in self._buckets:
+            bucket.begin([], divisor, [])
+
+    def _put_apart(self, index: int, slot: int, gradient: torch.Tensor) -> None:
+        if index not in self._apart:
+            self._apart[index] = self._new_apart(index)
+        self._apart[index].gradients[slot] = gradient
+
+    def _new_apart(self, index: int) -> _Apart:
+        parameter = self.parameters[index]
         return _Apart(
             SparseSum(
                 parameter,
@@ -169,22 +331,100 @@ class _Group:
             OrderedSum(self._num_slots, self._collectives),
         )
 
-    def _take_sparse(self, place: int) -> torch.Tensor:
+    def _sum_apart(self, index: int, present: Presence, divisor: int | None) -> None:
         # Not known before on a process whose slots had no gradient.
-        apart = self._apart.setdefault(place, self._new_apart(place))
-        self._lengths[place] = 0
+        apart = self._apart.setdefault(index, self._new_apart(index))
         gradients, apart.gradients = apart.gradients, {}
-        return apart.sparse_sum.total(gradients)
+        parameter, place = self.parameters[index], self._places[index]
+        total = apart.accumulated
+        if present.sparse[place]:
+            total = _added(total, apart.sparse_sum.total(gradients))
+        elif present.dense[place] and index not in self._in_vector:
+            total = _added(total, self._dense_total(apart, parameter, gradients))
+        apart.accumulated = total if divisor is None else None
+        if divisor is not None and total is not None and parameter.requires_grad:
+            parameter.grad = _added(parameter.grad, total.div_(divisor))
 
-    def _take_dense(self, place: int) -> torch.Tensor:
-        apart, parameter = self._apart[place], self.parameters[place]
-        gradients, apart.gradients = apart.gradients, {}
-        length = parameter.numel()
-        each = self._num_slots // self._collectives.size
-        first = self._collectives.rank * each
-        for slot in range(first, first + each):
-            vector = parameter.new_zeros(apart.dense_sum.padded_length(length))
+    def _dense_total(
+        self, apart: _Apart, parameter: torch.nn.Parameter, gradients: dict[int, torch.Tensor]
+    ) -> torch.Tensor:
+        for slot in self._share.slots:
+            vector = parameter.new_zeros(parameter.numel())
             if slot in gradients:
-                vector[:length] = gradients[slot].reshape(-1)
+                vector.copy_(gradients[slot].reshape(-1))
             apart.dense_sum.deposit(slot, vector)
-        return apart.dense_sum.total()[:length].view(parameter.shape)
+        return apart.dense_sum.total().view(parameter.shape)
+
+
+def _added(first: torch.Tensor | None, second: torch.Tensor) -> torch.Tensor:
+    """Returns the sum of two sums over slots; sparse if both are."""
+    if first is None:
+        return second
+    if first.is_sparse and second.is_sparse:
+        return (first + second).coalesce()
+    return second + first if first.is_sparse else first + second
+
+
+class _GradientBucket(Bucket):
+    """A stretch of the vector of a group."""
+
+    def __init__(self, stretch: Stretch, share: Share) -> None:
+        super().__init__(stretch.stop - stretch.start)
+        self._stretch = stretch
+        self._share = share
+        self._waiting: Sequence[Summand] = []
+        self._targets: Sequence[torch.Tensor | None] = []
+        self._divisor: int | None = None
+        # The sum of this process's chunk over the window's earlier batches, and the memory for it.
+        self._has_accumulated = False
+        self._memory: torch.Tensor | None = None
+
+    def begin(
+        self,
+        waiting: Sequence[Summand],
+        divisor: int | None,
+        targets: Sequence[torch.Tensor | None],
+    ) -> None:
+        """Says what is summed.
+
+        Args:
+            waiting: This process's nodes.
+            divisor: Of the sums; None: in the middle of an aggregation window.
+            targets: For each place of the vector where its sums go, flat; None: nowhere.
+        """
+        self._waiting = waiting
+        self._divisor = divisor
+        self._targets = targets
+
+    def pack(self, rows: Sequence[torch.Tensor]) -> None:
+        """Writes this process's nodes."""
+        for row, summand in zip(rows, self._waiting, strict=True):
+            summand.write(self._stretch, row)
+
+    def add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
+        """Adds a chunk along the tree, and to what the window's earlier batches had."""
+        of_slots = self._share.add_up(rows, torch.Tensor.add_)
+        if self._has_accumulated:
+            assert self._memory is not None
+            of_slots = self._memory.add_(of_slots)
+        if self._divisor is not None:
+            torch.div(of_slots, self._divisor, out=total)
+            self._has_accumulated = False
+            return
+        if not self._has_accumulated:
+            if self._memory is None:
+                self._memory = torch.empty_like(of_slots)
+            self._memory.copy_(of_slots)
+            self._has_accumulated = True
+
+    def unpack(self, total: torch.Tensor) -> None:
+        """Writes the averages where parameters find them."""
+        sources = total.split_with_sizes(self._stretch.sizes)
+        targets, found = [], []
+        for piece, source in zip(self._stretch.pieces, sources, strict=True):
+            target = self._targets[piece.place]
+            if target is not None:
+                targets.append(piece.of(target))
+                found.append(source)
+        if targets:
+            torch._foreach_copy_(targets, found)

@@ -251,9 +251,7 @@ class OptimizerSteps:
         return paused.result
 
     def _deposit_loss(self, loss: torch.Tensor) -> None:
-        vector = loss.new_zeros(self._losses.padded_length(1), dtype=torch.float64)
-        vector[0] = loss
-        self._losses.deposit(self._slot, vector)
+        self._losses.deposit(self._slot, loss.to(torch.float64, copy=True).view(1))
 
     def _advance(self, paused: PausedStep, request: StepRequest, loss: torch.Tensor | None) -> None:
         """Lets the optimizer go on with what all slots have found together."""
