@@ -47,6 +47,7 @@ from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
 from trialrun.controller.engine.snapshot import Progress, Snapshots
 from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedulers
+from trialrun.controller.engine.steps.reduction import SUM_VERSION
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
@@ -466,6 +467,7 @@ def _make_identity(
         num_slots=settings.num_slots,
         aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
+        sum_version=SUM_VERSION,
         device_type=device.type,
         device_name=device_name(device),
         intra_op_threads=settings.intra_op_threads,

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from trialrun._errors import TrialrunError
-from trialrun.controller.engine.parallel.collectives import PeerLostError
+from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.reports.reducers import ReducerError
 from trialrun.controller.launch.failures import Failure, FailureKind

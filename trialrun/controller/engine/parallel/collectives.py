@@ -11,17 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trialrun._errors import TrialrunError
 from trialrun.controller import plain
-from trialrun.controller.engine.parallel.lines import Lines
+from trialrun.controller.engine.parallel.lines import Lines, PeerLostError
 from trialrun.controller.engine.parallel.shared_memory import SharedMemory, share_memory
 
 # torch 2.13 renamed it, and warns of the old name in every process.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-
-
-class PeerLostError(TrialrunError):
-    """Another process of the attempt is gone, so that nothing can be done together any more."""
 
 
 class PendingGather(abc.ABC):
@@ -146,7 +141,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:  # torch.distributed's, whatever the backend; a line's
-        raise PeerLostError(f"The connection to another process was lost: {error}") from error
+        raise PeerLostError(error) from error
 
 
 class _LinesGather(PendingGather):
@@ -157,8 +152,7 @@ class _LinesGather(PendingGather):
         lines.send(self._values)
 
     def result(self) -> list[list[int]]:
-        with _together():
-            rows = self._lines.receive(len(self._values))
+        rows = self._lines.receive(len(self._values))
         rows[self._rank] = self._values
         return [rows[rank] for rank in sorted(rows)]
 
@@ -184,8 +178,7 @@ class ProcessGroup(Collectives):
         if device.type == "cpu":
             # Lines of its own: an announcement may be under way on the others.
             lines = self._new_lines()
-            with _together():
-                self.shared_memory = share_memory(lines, rank=self.rank, size=self.size)
+            self.shared_memory = share_memory(lines, rank=self.rank, size=self.size)
             if self.shared_memory is None:
                 lines.close()
 

@@ -32,7 +32,7 @@ from trialrun.controller.engine.parallel.lines import Lines
 
 _ROW_PLACES, _SUM_PLACES = 2, 3
 _ALIGNED_BYTES = 64
-_BUCKET_BYTES = 1 << 19
+_BUCKET_BYTES = 1 << 22
 """B. What two processes pack and add at a time stays in a processor's cache."""
 
 
@@ -46,7 +46,7 @@ class SharedMemory(BucketExchange):
         size: P.
 
     Raises:
-        OSError: From ``run``: a process is gone.
+        PeerLostError: From ``run``: a process is gone.
     """
 
     def __init__(self, memory: torch.Tensor, lines: Lines, *, rank: int, size: int) -> None:
@@ -160,7 +160,7 @@ def share_memory(lines: Lines, *, rank: int, size: int) -> SharedMemory | None:
         or has none left.
 
     Raises:
-        OSError: A process is gone.
+        PeerLostError: A process is gone.
     """
     size_bytes = (_ROW_PLACES * size + _SUM_PLACES) * _BUCKET_BYTES
     memory = None

@@ -105,7 +105,9 @@ class Summand:
         assert self.flats is not None
         self._views = layout.split(vector)
         present = [flat for flat in self.flats if flat is not None]
-        if len(present) == len(self.flats):
+        if not present:
+            vector.zero_()
+        elif len(present) == len(self.flats):
             torch.cat(present, out=vector)
         else:
             for view, flat in zip(self._views, self.flats, strict=True):
@@ -118,7 +120,7 @@ class Summand:
     def add_slot(self, flats: Sequence[torch.Tensor | None]) -> None:
         """Adds a slot's gradients to the vector."""
         present = [flat for flat in flats if flat is not None]
-        if len(present) == len(flats):
+        if present and len(present) == len(flats):
             torch._foreach_add_(self._views, present)
             return
         for view, flat in zip(self._views, flats, strict=True):
@@ -156,8 +158,8 @@ def owned_memory(
 ) -> list[torch.Tensor | None]:
     """Returns gradients that lie in their parameter's order, and may be overwritten.
 
-    They are the given ones, not copies, unless they lie otherwise, share memory with each other or
-    belong to a graph.
+    They are the given ones, not copies, unless they lie otherwise, are one tensor for several
+    parameters or belong to a graph.
 
     Args:
         gradients: One or None for each parameter.
@@ -165,21 +167,23 @@ def owned_memory(
         orders: The ``memory_order`` of each.
     """
     owned: list[torch.Tensor | None] = []
-    storages: set[int] = set()
+    addresses: set[int] = set()
     for gradient, parameter, order in zip(gradients, parameters, orders, strict=True):
         if gradient is not None:
-            storage = gradient.untyped_storage().data_ptr()
             lies_well = gradient.is_contiguous() if order is None else gradient.stride() == order
-            if not lies_well or storage in storages or gradient.requires_grad:
+            address = gradient.data_ptr()
+            if not lies_well or address in addresses or gradient.requires_grad:
                 gradient = torch.empty_like(parameter, requires_grad=False).copy_(gradient.detach())
-            elif storage:  # one without elements has none
-                storages.add(storage)
+            elif address:  # one without elements has none
+                addresses.add(address)
         owned.append(gradient)
     return owned
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
     """Returns the elements in the order of their memory, which has no gaps."""
+    if tensor.dim() == 1:
+        return tensor
     if tensor.is_contiguous():
         return tensor.view(-1)
     return tensor.as_strided((tensor.numel(),), (1,))

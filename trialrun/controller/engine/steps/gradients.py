@@ -48,19 +48,22 @@ class GradientSum:
 
     groups: list[_Group]
     """Parameters of one device and element type each."""
+    parameters: list[torch.nn.Parameter]
+    """Those that are summed."""
     has_accumulated: bool
     """Whether sums of earlier batches wait for the end of an aggregation window."""
 
     def __init__(self, names: Names, *, num_slots: int, collectives: Collectives) -> None:
         self.groups = []
+        self.parameters = []
         self.has_accumulated = False
         self._names = names
         self._collectives = collectives
         self._share = Share(num_slots, collectives.size, collectives.rank)
         self._num_slots = num_slots
-        # In the order in which ``Presence`` speaks of them.
-        self._parameters: list[torch.nn.Parameter] = []
         self._grouped: list[tuple[int, torch.device, torch.dtype]] = []
+        # Of two slots that have put in different parameters, how many each.
+        self._other_lengths: tuple[int, int] | None = None
         self._own = Presence(0)
         self._in_window = Presence(0)
 
@@ -68,14 +71,18 @@ class GradientSum:
         """Puts in the slot's gradients, and leaves ``grad`` None.
 
         The tensors are this object's from then on, and may be overwritten.
-
-        Raises:
-            InvalidTrialError: The parameters are others than for the process's slots before it.
         """
         is_first = slot == self._share.slots.start
-        self._group(parameters, is_first)
+        grouped = [(id(p), p.device, p.dtype) for p in parameters]
+        if is_first and grouped != self._grouped:
+            self._group(parameters)
+            self._grouped = grouped
+        elif grouped != self._grouped:
+            # Told when all slots have come here: they may not even take the same step.
+            self._other_lengths = (len(self._grouped), len(grouped))
+            return
         if is_first:
-            self._own = Presence(len(self._parameters))
+            self._own = Presence(len(self.parameters))
         for group in self.groups:
             group.deposit(slot, group.take_gradients(), self._own)
 
@@ -98,7 +105,7 @@ class GradientSum:
 
         Raises:
             InvalidTrialError: A parameter's gradient was sparse on some slots and dense on others,
-                or processes have put in different parameters.
+                or slots have put in different parameters.
         """
         self._sum(divisor)
         self.has_accumulated = False
@@ -107,52 +114,49 @@ class GradientSum:
 
     def assign_accumulated(self) -> None:
         """Gives every parameter the sum of the batches so far, when no step was taken with it."""
-        self._own = Presence(len(self._parameters))
+        self._own = Presence(len(self.parameters))
         for slot in self._share.slots:
             for group in self.groups:
                 group.deposit(slot, [None] * len(group.parameters), self._own)
         self.assign(1)
 
     def _sum(self, divisor: int | None) -> None:
-        present = agree_on_presence(self._own, self._parameters, self._collectives)
-        for place, parameter in enumerate(self._parameters):
+        if self._other_lengths is not None:
+            first, other = self._other_lengths
+            raise InvalidTrialError(
+                f"The parameters that take gradients in one step of an optimizer are {first} for "
+                f"one slot and {other}, or others, for the next. Freeze, unfreeze and add "
+                "parameters in the same way on every slot."
+            )
+        present = agree_on_presence(self._own, self.parameters, self._collectives)
+        for place, parameter in enumerate(self.parameters):
             if present.sparse[place] and present.dense[place]:
                 raise InvalidTrialError(
                     f"The gradient of {self._names[parameter]} is sparse on some slots and dense "
                     "on others, so they cannot be added. Use the parameter in the same way on "
                     "every slot, or build its embedding with sparse=False."
                 )
-        self._in_window.extend(len(self._parameters) - len(self._in_window.dense))
+        self._in_window.extend(len(self.parameters) - len(self._in_window.dense))
         self._in_window.update(present)
         for group in self.groups:
             group.sum(divisor, present, self._in_window)
 
-    def _group(self, parameters: Sequence[torch.nn.Parameter], is_first: bool) -> None:
+    def _group(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Makes the groups again when the trial has added, frozen or unfrozen parameters."""
-        grouped = [(id(p), p.device, p.dtype) for p in parameters]
-        if grouped == self._grouped:
-            return
-        if not is_first:
-            raise InvalidTrialError(
-                f"The parameters that take gradients in one step of an optimizer are "
-                f"{len(self._grouped)} for one slot and {len(grouped)}, or others, for the next. "
-                "Freeze, unfreeze and add parameters in the same way on every slot."
-            )
         if not self.has_accumulated:
-            self.groups, self._parameters = [], []
-        known = set(self._parameters)
+            self.groups, self.parameters = [], []
+        known = set(self.parameters)
         # In the middle of a window those that were summed before stay where they are.
         added = [parameter for parameter in parameters if parameter not in known]
         by_kind: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for place, parameter in enumerate(added, start=len(self._parameters)):
+        for place, parameter in enumerate(added, start=len(self.parameters)):
             by_kind.setdefault((parameter.device, parameter.dtype), []).append(place)
-        self._parameters += added
+        self.parameters += added
         for places in by_kind.values():
-            group = [self._parameters[place] for place in places]
+            group = [self.parameters[place] for place in places]
             self.groups.append(
                 _Group(group, places, self._names, self._num_slots, self._collectives)
             )
-        self._grouped = grouped
 
 
 @dataclasses.dataclass
@@ -198,6 +202,7 @@ class _Group:
         self._apart: dict[int, _Apart] = {}
         # The last slot's gradients, whose memory takes the sums.
         self._last: list[torch.Tensor | None] = []
+        self._last_flats: list[torch.Tensor | None] = []
         # Vectors of the tree that are not in use.
         self._vectors: list[torch.Tensor] = []
         self._lay_out()
@@ -208,9 +213,7 @@ class _Group:
         like = self.parameters[0]
         largest = self._exchange.largest(max(self._share.num_rows), like.dtype)
         self._layout = VectorLayout([self.parameters[i].numel() for i in self._in_vector], largest)
-        self._buckets = [
-            _GradientBucket(stretch, self._share) for stretch in self._layout.stretches
-        ]
+        self.buckets = [_GradientBucket(stretch, self._share) for stretch in self._layout.stretches]
         self._vectors = []
 
     def take_gradients(self) -> list[torch.Tensor | None]:
@@ -238,19 +241,21 @@ class _Group:
                 gradients[index] = None
             else:
                 presence.dense[self._places[index]] = True
-        for index in self._apart.keys() - set(self._in_vector):
-            dense = gradients[index]
-            if dense is not None:
-                self._put_apart(index, slot, dense)
-        owned = owned_memory(
-            [gradients[i] for i in self._in_vector],
-            [self.parameters[i] for i in self._in_vector],
-            [self._orders[i] for i in self._in_vector],
-        )
-        summand = Summand([None if gradient is None else flat(gradient) for gradient in owned])
+        parameters, orders = self.parameters, self._orders
+        if self._apart:
+            for index in self._apart.keys() - set(self._in_vector):
+                dense = gradients[index]
+                if dense is not None:
+                    self._put_apart(index, slot, dense)
+            gradients = [gradients[i] for i in self._in_vector]
+            parameters = [parameters[i] for i in self._in_vector]
+            orders = [orders[i] for i in self._in_vector]
+        owned = owned_memory(gradients, parameters, orders)
+        flats = [None if gradient is None else flat(gradient) for gradient in owned]
+        summand = Summand(flats)
         self._tree.add((0, slot), summand)
         if slot == self._share.slots[-1]:
-            self._last = owned
+            self._last, self._last_flats = owned, flats
         elif summand.flats is not None:
             # It waits for its sibling, and the next slot may use the memory where it is.
             summand.move_into(self._free_vector(), self._layout)
@@ -283,7 +288,7 @@ class _Group:
         if any(in_window.dense[self._places[i]] for i in self._in_vector):
             self._sum_vector(waiting, divisor, in_window)
         self._vectors += [s.vector for s in waiting if s.vector is not None]
-        self._last = []
+        self._last, self._last_flats = [], []
         for index, place in enumerate(self._places):
             if present.sparse[place] or index in self._apart:
                 self._sum_apart(index, present, divisor)
@@ -298,20 +303,21 @@ class _Group:
                 if not in_window.dense[self._places[index]]:
                     continue
                 memory = self._last[position]
+                targets[position] = self._last_flats[position]
                 if memory is None:
                     memory = torch.empty_like(parameter, requires_grad=False)
-                targets[position] = flat(memory)
+                    targets[position] = flat(memory)
                 if parameter.requires_grad:  # it may have been frozen within the window
                     parameter.grad = memory
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             bucket.begin(waiting, divisor, targets)
         self._exchange.run(
-            self._buckets,
+            self.buckets,
             num_rows=self._share.num_rows,
             like=self.parameters[0].detach(),
             unpacks=divisor is not None,
         )
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             bucket.begin([], divisor, [])
 
     def _put_apart(self, index: int, slot: int, gradient: torch.Tensor) -> None:
