@@ -52,6 +52,13 @@ def lengths_of(kind: str, num_elements: int) -> list[int]:
     return lengths
 
 
+def elapsed(act: Callable[[], object]) -> float:
+    """Returns the seconds that a call takes."""
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
 class Contestants:
     """All that is timed for one model.
 
@@ -74,25 +81,30 @@ class Contestants:
         self._flat = [torch.full((sum(lengths),), slot + 1.0, dtype=dtype) for slot in self._slots]
         self._sum = GradientSum({}, num_slots=num_slots, collectives=group)
 
-    def trialrun(self) -> None:
-        """Does what step_optimizer does before the optimizer's own step."""
+    def trialrun(self) -> float:
+        """Does what step_optimizer does between backward and the optimizer's own step."""
+        seconds = 0.0
         for slot, gradients in zip(self._slots, self._gradients, strict=True):
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
-            self._sum.deposit(slot, self._parameters)
-        self._sum.assign(self._num_slots)
+            seconds += elapsed(lambda slot=slot: self._sum.deposit(slot, self._parameters))
+        return seconds + elapsed(lambda: self._sum.assign(self._num_slots))
 
-    def all_reduce(self) -> None:
+    def all_reduce(self) -> float:
         """Sums one vector of each process."""
-        dist.all_reduce(self._flat[-1])
+        return elapsed(lambda: dist.all_reduce(self._flat[-1]))
 
-    def all_reduce_and_average(self) -> None:
+    def all_reduce_and_average(self) -> float:
         """Sums those of all slots, and averages."""
-        total, *others = self._flat
-        for other in others:
-            total.add_(other)
-        dist.all_reduce(total)
-        total.div_(self._num_slots)
+
+        def act() -> None:
+            total, *others = self._flat
+            for other in others:
+                total.add_(other)
+            dist.all_reduce(total)
+            total.div_(self._num_slots)
+
+        return elapsed(act)
 
     def reset(self) -> None:
         """Sums of sums would overflow in the end."""
@@ -105,13 +117,11 @@ class Contestants:
 def measure(group: ProcessGroup, contestants: Contestants, rounds: int) -> dict[str, float]:
     """Returns the median seconds of each contestant."""
 
-    def timed(act: Callable[[], None]) -> Callable[[], float]:
+    def timed(act: Callable[[], float]) -> Callable[[], float]:
         def run() -> float:
             contestants.reset()
             dist.barrier()
-            started = time.perf_counter()
-            act()
-            seconds = torch.tensor(time.perf_counter() - started)
+            seconds = torch.tensor(act())
             dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
             return seconds.item()
 

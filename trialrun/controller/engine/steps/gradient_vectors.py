@@ -18,7 +18,7 @@ import torch
 from trialrun.controller.engine.parallel.buckets import cut
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """Elements [start, stop) of one parameter, which lie in one bucket."""
 
@@ -33,7 +33,7 @@ class Piece:
         return flat if self.is_whole else flat[self.start : self.stop]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Stretch:
     """Elements [start, stop) of the vector: those of one bucket."""
 
@@ -88,6 +88,19 @@ class VectorLayout:
         return list(vector.split_with_sizes(self._lengths))
 
 
+class Vector:
+    """Memory for the gradients of one node.
+
+    Args:
+        elements: All of it.
+        layout: How it is shared out.
+    """
+
+    def __init__(self, elements: torch.Tensor, layout: VectorLayout) -> None:
+        self.elements = elements
+        self.views = layout.split(elements)
+
+
 class Summand:
     """What one node of the tree adds: a slot's gradients where they are, or a vector of ours.
 
@@ -97,20 +110,16 @@ class Summand:
 
     def __init__(self, flats: Sequence[torch.Tensor | None]) -> None:
         self.flats: Sequence[torch.Tensor | None] | None = flats
-        self.vector: torch.Tensor | None = None
-        self._views: list[torch.Tensor] = []
+        self.vector: Vector | None = None
 
-    def move_into(self, vector: torch.Tensor, layout: VectorLayout) -> None:
+    def move_into(self, vector: Vector) -> None:
         """Copies the gradients, so that the slot's memory may be used for something else."""
         assert self.flats is not None
-        self._views = layout.split(vector)
         present = [flat for flat in self.flats if flat is not None]
-        if not present:
-            vector.zero_()
-        elif len(present) == len(self.flats):
-            torch.cat(present, out=vector)
+        if present and len(present) == len(self.flats):
+            torch.cat(present, out=vector.elements)
         else:
-            for view, flat in zip(self._views, self.flats, strict=True):
+            for view, flat in zip(vector.views, self.flats, strict=True):
                 if flat is None:
                     view.zero_()
                 else:
@@ -119,26 +128,30 @@ class Summand:
 
     def add_slot(self, flats: Sequence[torch.Tensor | None]) -> None:
         """Adds a slot's gradients to the vector."""
+        assert self.vector is not None
         present = [flat for flat in flats if flat is not None]
         if present and len(present) == len(flats):
-            torch._foreach_add_(self._views, present)
+            torch._foreach_add_(self.vector.views, present)
             return
-        for view, flat in zip(self._views, flats, strict=True):
+        for view, flat in zip(self.vector.views, flats, strict=True):
             # Zeros where the slot has none, as elsewhere: -0.0 + 0.0 is 0.0.
             view.add_(0.0 if flat is None else flat)
 
     def write(self, stretch: Stretch, row: torch.Tensor) -> None:
         """Writes a stretch of the elements to a row as long as the stretch."""
         if self.vector is not None:
-            row.copy_(self.vector[stretch.start : stretch.stop])
+            row.copy_(self.vector.elements[stretch.start : stretch.stop])
             return
-        assert self.flats is not None
+        flats = self.flats
+        assert flats is not None
         found = []
         for piece in stretch.pieces:
-            flat = self.flats[piece.place]
-            found.append(
-                row.new_zeros(piece.stop - piece.start) if flat is None else piece.of(flat)
-            )
+            flat = flats[piece.place]
+            if flat is None:
+                flat = row.new_zeros(piece.stop - piece.start)
+            elif not piece.is_whole:
+                flat = piece.of(flat)
+            found.append(flat)
         if len(found) == 1:
             row.copy_(found[0])
         else:

@@ -26,13 +26,14 @@ from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.steps.gradient_vectors import (
     Stretch,
     Summand,
+    Vector,
     VectorLayout,
     flat,
     memory_order,
     owned_memory,
 )
 from trialrun.controller.engine.steps.parameters import Names
-from trialrun.controller.engine.steps.presence import Presence, agree_on_presence
+from trialrun.controller.engine.steps.presence import Announced, Presence, description
 from trialrun.controller.engine.steps.reduction import OrderedSum, Share, TreeSum
 from trialrun.controller.engine.steps.sparse_reduction import SparseSum
 
@@ -65,6 +66,8 @@ class GradientSum:
         # Of two slots that have put in different parameters, how many each.
         self._other_lengths: tuple[int, int] | None = None
         self._own = Presence(0)
+        self._announced: Announced | None = None
+        self._description = description([])
         self._in_window = Presence(0)
 
     def deposit(self, slot: int, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -85,6 +88,8 @@ class GradientSum:
             self._own = Presence(len(self.parameters))
         for group in self.groups:
             group.deposit(slot, group.take_gradients(), self._own)
+        if slot == self._share.slots[-1]:
+            self._announce()
 
     def accumulate(self) -> None:
         """Adds up one batch of an aggregation window, for ``assign`` at its end.
@@ -118,7 +123,11 @@ class GradientSum:
         for slot in self._share.slots:
             for group in self.groups:
                 group.deposit(slot, [None] * len(group.parameters), self._own)
+        self._announce()
         self.assign(1)
+
+    def _announce(self) -> None:
+        self._announced = Announced(self._own, self._description, self._collectives)
 
     def _sum(self, divisor: int | None) -> None:
         if self._other_lengths is not None:
@@ -128,7 +137,9 @@ class GradientSum:
                 f"one slot and {other}, or others, for the next. Freeze, unfreeze and add "
                 "parameters in the same way on every slot."
             )
-        present = agree_on_presence(self._own, self.parameters, self._collectives)
+        assert self._announced is not None, "not every slot has put in its gradients"
+        present = self._announced.result()
+        self._announced = None
         for place, parameter in enumerate(self.parameters):
             if present.sparse[place] and present.dense[place]:
                 raise InvalidTrialError(
@@ -152,6 +163,7 @@ class GradientSum:
         for place, parameter in enumerate(added, start=len(self.parameters)):
             by_kind.setdefault((parameter.device, parameter.dtype), []).append(place)
         self.parameters += added
+        self._description = description(self.parameters)
         for places in by_kind.values():
             group = [self.parameters[place] for place in places]
             self.groups.append(
@@ -204,7 +216,7 @@ class _Group:
         self._last: list[torch.Tensor | None] = []
         self._last_flats: list[torch.Tensor | None] = []
         # Vectors of the tree that are not in use.
-        self._vectors: list[torch.Tensor] = []
+        self._vectors: list[Vector] = []
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -232,21 +244,22 @@ class _Group:
             gradients: One or None for each parameter.
             presence: Where it is noted which there are.
         """
+        dense, places = presence.dense, self._places
         for index, gradient in enumerate(gradients):
             if gradient is None:
                 continue
-            if gradient.is_sparse:
-                presence.sparse[self._places[index]] = True
+            if not gradient.is_sparse:
+                dense[places[index]] = True
+            else:
+                presence.sparse[places[index]] = True
                 self._put_apart(index, slot, gradient.coalesce())
                 gradients[index] = None
-            else:
-                presence.dense[self._places[index]] = True
         parameters, orders = self.parameters, self._orders
         if self._apart:
             for index in self._apart.keys() - set(self._in_vector):
-                dense = gradients[index]
-                if dense is not None:
-                    self._put_apart(index, slot, dense)
+                of_slot = gradients[index]
+                if of_slot is not None:
+                    self._put_apart(index, slot, of_slot)
             gradients = [gradients[i] for i in self._in_vector]
             parameters = [parameters[i] for i in self._in_vector]
             orders = [orders[i] for i in self._in_vector]
@@ -258,12 +271,12 @@ class _Group:
             self._last, self._last_flats = owned, flats
         elif summand.flats is not None:
             # It waits for its sibling, and the next slot may use the memory where it is.
-            summand.move_into(self._free_vector(), self._layout)
+            summand.move_into(self._free_vector())
 
     def _add(self, left: Summand, right: Summand) -> Summand:
         if right.vector is not None:
             assert left.vector is not None
-            left.vector.add_(right.vector)
+            left.vector.elements.add_(right.vector.elements)
             self._vectors.append(right.vector)
         else:
             assert right.flats is not None
@@ -271,10 +284,10 @@ class _Group:
             right.flats = None
         return left
 
-    def _free_vector(self) -> torch.Tensor:
+    def _free_vector(self) -> Vector:
         if self._vectors:
             return self._vectors.pop()
-        return self.parameters[0].new_empty(self._layout.length)
+        return Vector(self.parameters[0].new_empty(self._layout.length), self._layout)
 
     def sum(self, divisor: int | None, present: Presence, in_window: Presence) -> None:
         """Sums what all slots have put in.
@@ -430,7 +443,7 @@ class _GradientBucket(Bucket):
         for piece, source in zip(self._stretch.pieces, sources, strict=True):
             target = self._targets[piece.place]
             if target is not None:
-                targets.append(piece.of(target))
+                targets.append(target if piece.is_whole else piece.of(target))
                 found.append(source)
-        if targets:
+        if found:
             torch._foreach_copy_(targets, found)

@@ -42,42 +42,48 @@ class Presence:
         self.sparse = [a or b for a, b in zip(self.sparse, other.sparse, strict=True)]
 
 
-def agree_on_presence(
-    own: Presence, parameters: Sequence[torch.nn.Parameter], collectives: Collectives
-) -> Presence:
-    """Returns which parameters had a gradient on any slot of any process; all processes call it.
+class Announced:
+    """What this process has told the others, under way while it goes on.
 
     Args:
-        own: Of this process's slots.
-        parameters: What it speaks of.
+        own: Which parameters had a gradient on any of this process's slots.
+        description: Of the parameters: how many, their elements, and a checksum.
         collectives: The processes.
-
-    Raises:
-        InvalidTrialError: Processes speak of different parameters.
     """
-    if collectives.size == 1:
-        return own
-    # One short message in the usual case, where every parameter has a dense gradient.
-    is_usual = all(own.dense) and not any(own.sparse)
-    described = [len(parameters), sum(p.numel() for p in parameters), _checksum(parameters)]
-    messages = collectives.start_gather([*described, is_usual]).result()
-    _require_same_parameters([message[:3] for message in messages])
-    if all(message[3] for message in messages):
-        return own
-    words = _to_words([*own.dense, *own.sparse])
-    for start in range(0, len(words), _WORDS_AT_A_TIME):
-        stop = start + _WORDS_AT_A_TIME
-        rows = collectives.start_gather(words[start:stop]).result()
-        for row in rows:
-            words[start:stop] = [a | b for a, b in zip(words[start:stop], row, strict=True)]
-    present = Presence(0)
-    bits = _to_bits(words, 2 * len(parameters))
-    present.dense, present.sparse = bits[: len(parameters)], bits[len(parameters) :]
-    return present
+
+    def __init__(self, own: Presence, description: Sequence[int], collectives: Collectives) -> None:
+        self._own = own
+        self._collectives = collectives
+        # One short message in the usual case, where every parameter has a dense gradient.
+        is_usual = all(own.dense) and not any(own.sparse)
+        self._pending = collectives.start_gather([*description, is_usual])
+
+    def result(self) -> Presence:
+        """Returns which parameters had a gradient on any slot of any process.
+
+        Raises:
+            InvalidTrialError: Processes speak of different parameters.
+        """
+        messages = self._pending.result()
+        _require_same_parameters([message[:-1] for message in messages])
+        number = len(self._own.dense)
+        if self._collectives.size == 1 or all(message[-1] for message in messages):
+            return self._own
+        words = _to_words([*self._own.dense, *self._own.sparse])
+        for start in range(0, len(words), _WORDS_AT_A_TIME):
+            stop = start + _WORDS_AT_A_TIME
+            for row in self._collectives.start_gather(words[start:stop]).result():
+                words[start:stop] = [a | b for a, b in zip(words[start:stop], row, strict=True)]
+        bits = _to_bits(words, 2 * number)
+        present = Presence(0)
+        present.dense, present.sparse = bits[:number], bits[number:]
+        return present
 
 
-def _checksum(parameters: Sequence[torch.nn.Parameter]) -> int:
-    return zlib.crc32(repr([(tuple(p.shape), p.dtype) for p in parameters]).encode())
+def description(parameters: Sequence[torch.nn.Parameter]) -> list[int]:
+    """Returns in a few integers what must be equal on all processes."""
+    shapes = repr([(tuple(p.shape), p.dtype) for p in parameters])
+    return [len(parameters), sum(p.numel() for p in parameters), zlib.crc32(shapes.encode())]
 
 
 def _require_same_parameters(descriptions: list[list[int]]) -> None:
