@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from recorded_run import submit_recorded, train_recorded
 
 from trialrun.cli import main
 
@@ -104,7 +106,7 @@ def test_checkpoint_list(place: Workplace) -> None:
         "metrics",
     }
     for line, row in zip(lines, data, strict=True):
-        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:12])
+        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:15])
         files = list(Path(row["path"]).iterdir()) if row["state"] == "COMPLETED" else []
         assert sum(file.stat().st_size for file in files) in (0, row["size_bytes"])
     assert place.invoke("checkpoint", "list", "--json").json == data
@@ -113,7 +115,9 @@ def test_checkpoint_list(place: Workplace) -> None:
 def test_checkpoint_show(place: Workplace) -> None:
     row = place.checkpoints()[0]
     text = place.invoke("checkpoint", "show", row.uuid[:8]).out
-    assert f"digest:     {row.digest}\n" in text
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    assert fields["digest"].strip() == row.digest
+    assert fields["short_digest"].strip() == row.digest[:15]
     assert "  dataset_length:        37\n" in text
     data = place.invoke("checkpoint", "show", row.uuid, "--json").json
     assert data["digest"] == data["metadata"]["digest"] == row.digest
@@ -182,3 +186,13 @@ def test_completion_completes_a_command() -> None:
         check=True,
     )
     assert result.stdout == "plain,submit\n"
+
+
+def test_show_names_the_checkpoint_that_a_run_began_with(workplace: Workplace) -> None:
+    first = train_recorded(workplace.folder, "linear.py", max_length="2ba")
+    submit_recorded(workplace.folder, "linear.py", from_checkpoint=str(first.latest.path))
+    shown = workplace.invoke("show", "2")
+    assert re.search(rf"^from_checkpoint: +{re.escape(first.latest.path)}$", shown.out, re.M)
+    assert workplace.invoke("show", "2", "--json").json["from_checkpoint"] == first.latest.path
+    assert workplace.invoke("show", "1", "--json").json["from_checkpoint"] is None
+    assert "from_checkpoint" not in workplace.invoke("show", "1").out

@@ -17,6 +17,7 @@ _COMMANDS = {
     "checkpoint": "trialrun.cli.checkpoint:checkpoint",
     "data": "trialrun.cli.data:data",
     "delete": "trialrun.cli.control:delete",
+    "diff": "trialrun.cli.diff:diff",
     "evaluate": "trialrun.cli.inference:evaluate",
     "kill": "trialrun.cli.control:kill",
     "list": "trialrun.cli.read:list_command",
@@ -25,9 +26,11 @@ _COMMANDS = {
     "pause": "trialrun.cli.control:pause",
     "predict": "trialrun.cli.inference:predict",
     "reducers": "trialrun.cli.reducers:reducers",
+    "replay": "trialrun.cli.replay:replay",
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",
+    "verify": "trialrun.cli.verify:verify",
     "wait": "trialrun.cli.control:wait",
 }
 

@@ -18,6 +18,7 @@ from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.launch.bell import Bell, BellListener
+from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.recording import Recording
 from trialrun.controller.launch.supervisor import (
     AttemptEnd,
@@ -25,7 +26,7 @@ from trialrun.controller.launch.supervisor import (
     Interruptions,
     supervise,
 )
-from trialrun.controller.launch.worker import Assignment, log_file
+from trialrun.controller.launch.worker import Assignment
 from trialrun.controller.liveness import order_arrays_folder
 from trialrun.controller.trial_source import trial_file_of
 from trialrun.controller.warm_start import weights_folder
@@ -44,6 +45,7 @@ def run_attempt(
     prepared: PreparedAttempt,
     on_tick: Callable[[], None],
     on_kill: Callable[[], None],
+    spec: TrialSpec | None = None,
 ) -> AttemptResult:
     """Runs a prepared attempt and records how it ended.
 
@@ -53,6 +55,7 @@ def run_attempt(
         on_tick: Called again and again meanwhile, to show what happens.
         on_kill: Called when the user wants it to end at once, after that was recorded; it ends this
             process.
+        spec: What every process must know; default: ``trial_spec`` of it.
     """
     attempt = prepared.attempt
     folder = prepared.folder.attempt(attempt.number)
@@ -75,7 +78,9 @@ def run_attempt(
             on_kill()
 
     interruptions = Interruptions(on_stop=stop, on_kill=kill, on_tick=on_tick)
-    assignment = _assignment(database, prepared, folder, bell.listener)
+    assignment = _assignment(
+        database, prepared, spec or trial_spec(prepared), folder, bell.listener
+    )
     result = supervise(assignment, interruptions, bell)
     bell.close()
     failure = result.failure
@@ -166,10 +171,14 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
 
 
 def _assignment(
-    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
+    database: Database,
+    prepared: PreparedAttempt,
+    spec: TrialSpec,
+    folder: Path,
+    bell: BellListener,
 ) -> Assignment:
     return Assignment(
-        spec=trial_spec(prepared),
+        spec=spec,
         num_processes=prepared.attempt.num_processes,
         attempt_folder=folder,
         recording=Recording(

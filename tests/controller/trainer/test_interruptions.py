@@ -18,7 +18,7 @@ import trialrun
 from trialrun.cli import main
 from trialrun.controller.bookkeeping import RunState, get_experiment, request_stop
 
-from .scripts import FIT, Scripts, load
+from .scripts import FIT, Scripts, load, pause_now
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +82,16 @@ def test_ctrl_c_once_takes_a_checkpoint_and_then_interrupts_the_script(
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_ctrl_c_twice_stops_at_once_and_the_newest_checkpoint_is_good(
-    slots: int, scripts: Scripts
+    slots: int, scripts: Scripts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     num_threads = threading.active_count()
     interrupted = doing_at(4, sending(signal.SIGINT, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         scripts.train(interrupted, {"slots": slots})
+    assert capsys.readouterr().out.endswith(
+        "\nStopped experiment 1 at once. To go on, run the script or notebook again, with "
+        'trainer.fit(..., latest_checkpoint="latest").\n'
+    )
     assert threading.active_count() == num_threads
     (attempt,) = scripts.attempts()
     assert (attempt.state, attempt.error) == (RunState.KILLED, "Stopped at once by Ctrl-C.")
@@ -146,23 +150,52 @@ def test_pause_from_elsewhere_lets_fit_return(scripts: Scripts) -> None:
 
 
 def test_a_stop_that_was_asked_for_once_does_not_stop_the_next_fit(scripts: Scripts) -> None:
+    with scripts.init() as context:
+        trainer = trialrun.Trainer(doing_at(4, lambda _: pause_now())(context), context)
+        assert not trainer.fit(**FIT).is_completed
+        assert trainer.fit(**FIT).is_completed
+
+
+def test_a_trial_that_ends_itself_is_complete_until_another_length_is_asked_for(
+    scripts: Scripts, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ask(context: trialrun.TrialContext) -> None:
         context.set_stop_requested(True)
 
     with scripts.init() as context:
         trainer = trialrun.Trainer(doing_at(4, ask)(context), context)
-        assert not trainer.fit(**FIT).is_completed
-        assert trainer.fit(**FIT).is_completed
+        first = trainer.fit(**FIT)
+        assert (first.is_completed, first.batches) == (True, 6)
+        ended = "Completed experiment 1 after 6 of 10 batches: the trial itself asked to end."
+        assert capsys.readouterr().out.splitlines()[-1] == ended
+        again = trainer.fit(**FIT)
+        assert (again.is_completed, again.batches) == (True, 6)
+        assert (
+            "The trial itself asked to end at batch 6, and is complete: nothing is trained. Ask "
+            "for another max_length than 10ba to go on."
+        ) in caplog.messages
+        longer = trainer.fit(**{**FIT, "max_length": "11ba"})
+        assert (longer.is_completed, longer.batches) == (True, 11)
+        assert (
+            "The trial itself asked to end at batch 6. It goes on, since max_length is 11ba now."
+        ) in caplog.messages
 
 
 def test_resume_by_command_is_refused_and_says_what_to_do(scripts: Scripts) -> None:
-    scripts.train(doing_at(4, lambda context: context.set_stop_requested(True)))
+    scripts.train(doing_at(4, lambda _: pause_now()))
     result = CliRunner().invoke(main, ["resume", "1", "--home", str(scripts.home)])
     assert result.exit_code != 0
     assert (
         "Experiment 1 was trained by a script of yours, which alone can make its trial. To go on, "
         'run the script or notebook again, with trainer.fit(..., latest_checkpoint="latest").'
     ) in result.output
+    scripts.train(load("linear"), max_length="6ba", latest_checkpoint="latest")
+    result = CliRunner().invoke(main, ["resume", "1", "--home", str(scripts.home)])
+    assert result.stderr == (
+        "Error: Experiment 1 is complete, after 6 batches: there is nothing to resume. To train "
+        "longer, run the script or notebook again, with trainer.fit(max_length=..., "
+        'latest_checkpoint="latest") and a larger max_length.\n'
+    )
 
 
 # Failures.
@@ -241,7 +274,7 @@ def test_a_class_of_an_interactive_session_has_no_file_and_the_record_says_so(
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("from trials.linear import Linear\nclass Cell(Linear): pass", namespace)
-    scripts.train(doing_at(4, lambda context: context.set_stop_requested(True)))
+    scripts.train(doing_at(4, lambda _: pause_now()))
     result = scripts.train(namespace["Cell"])
     assert result.experiment == 2
     row = get_experiment(scripts.database, 2)

@@ -34,6 +34,7 @@ class Progress:
         validated_batches: The batch of the last whole validation.
         validation_metrics: What it found.
         training_metrics: What the last report found.
+        ended_at: The batch at which the trial itself asked to end, if it did.
     """
 
     best_metric: float | None = None
@@ -41,6 +42,7 @@ class Progress:
     validated_batches: int | None = None
     validation_metrics: dict[str, float] | None = None
     training_metrics: dict[str, float] | None = None
+    ended_at: int | None = None
 
 
 _MODELS, _OPTIMIZERS = "models_state_dict", "optimizers_state_dict"
@@ -94,8 +96,10 @@ class Snapshots:
             The contents on the chief, None elsewhere.
 
         Raises:
-            TrialrunError: Some state is not plain data; the message names where.
+            TrialrunError: Some state is not plain data, or is that of a scheduler that was not
+                wrapped; the message names where.
         """
+        self._execution.stepping.unwrapped_schedulers.require_no_later_one()
         slot_states = self._collectives.gather(self._own_slot_states(), "slot states")
         if slot_states is None:
             return None
@@ -154,12 +158,12 @@ class Snapshots:
         context = self._context
         contents, callback_states = as_callbacks_want_it(contents, self._callbacks)
         state = contents.state
-        require_same_count("models", context.models, contents.models)
-        require_same_count("optimizers", context.optimizers, state["optimizers"])
-        require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        require_same_count("model", context.models, contents.models)
+        require_same_count("optimizer", context.optimizers, state["optimizers"])
+        require_same_count("LR scheduler", context.lr_schedulers, state["lr_schedulers"])
         # Checkpoints of earlier versions know of no scalers.
         scalers = state.get("scalers", [])
-        require_same_count("gradient scalers", context.scalers, scalers)
+        require_same_count("gradient scaler", context.scalers, scalers)
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
             load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])
@@ -195,6 +199,7 @@ class Snapshots:
                     "gradients": self._execution.slot_state.gradients(slot),
                     "loader": self._data.slot_state(slot),
                     "reducers": self._execution.reducers.slot_state(slot),
+                    "asks_for_stop": self._execution.slot_asks_for_stop(slot),
                 }
             )
         return states
@@ -205,6 +210,9 @@ class Snapshots:
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
             self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
             self._data.load_slot_state(slot, states[slot]["loader"])
+            # Checkpoints of earlier versions know nothing of it.
+            asks_for_stop = states[slot].get("asks_for_stop", False)
+            self._execution.load_stop_request(slot, asks_for_stop)
 
     def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         names = {

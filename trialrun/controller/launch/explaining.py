@@ -5,10 +5,10 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from trialrun._errors import TrialrunError
+from trialrun._errors import ReducerError, TrialrunError
+from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
-from trialrun.controller.engine.reports.reducers import ReducerError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
 
@@ -30,6 +30,7 @@ def explain(
         cause: BaseException = error.__cause__
     else:
         cause = error
+    cause = named_operation(cause)
     if isinstance(cause, PeerLostError):
         kind, message, trace = FailureKind.PEER_LOST, str(cause), None
     elif isinstance(cause, TrialrunError):

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
-from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
+from trialrun.controller.launch.failures import Failure
+from trialrun.controller.launch.processes import run_processes
 from trialrun.controller.launch.worker import Assignment, train_process
 
 logger = logging.getLogger(__name__)
@@ -117,57 +117,13 @@ def supervise(assignment: Assignment, interruptions: Interruptions, bell: Bell) 
         bell: It goes dead when a process is lost, as the others can do nothing without that.
     """
     with interruptions.watched():
-        return _launch(assignment, bell)
-
-
-def _launch(assignment: Assignment, bell: Bell) -> AttemptResult:
-    # The agent tells of every failure at length; what a user needs is in the failure files.
-    logging.getLogger("torch").setLevel(logging.CRITICAL)
-
-    def on_loss(exit_codes: ExitCodes) -> None:
-        bell.hang_up()
-        silent = _silent(assignment, exit_codes)
-        if silent and assignment.num_processes > 1:
-            logger.warning("%s The others are being ended.", _how_it_ended(silent[0], exit_codes))
-
-    agent = Agent(
-        train_process,
-        assignment,
-        num_processes=assignment.num_processes,
-        log_folder=assignment.attempt_folder / "agent",
-        on_loss=on_loss,
-    )
-    outcomes = agent.run_all()
-    if outcomes is None:
-        failure = _explain(assignment, agent.exit_codes)
-        return AttemptResult(end=AttemptEnd.FAILED, failure=failure)
+        outcomes = run_processes(
+            train_process,
+            assignment,
+            num_processes=assignment.num_processes,
+            folder=assignment.attempt_folder,
+            bell=bell,
+        )
+    if isinstance(outcomes, Failure):
+        return AttemptResult(end=AttemptEnd.FAILED, failure=outcomes)
     return AttemptResult(end=AttemptEnd[outcomes[0]])
-
-
-def _explain(assignment: Assignment, exit_codes: ExitCodes) -> Failure:
-    failure = first_failure(assignment.attempt_folder)
-    if failure is not None and failure.kind is not FailureKind.PEER_LOST:
-        return failure
-    # Nobody has failed by itself: a process has ended, and could not say why. It is the first of
-    # those: the others have missed it, or were ended for its sake.
-    rank = (_silent(assignment, exit_codes) or list(exit_codes))[0]
-    how = _how_it_ended(rank, exit_codes)
-    return Failure(
-        kind=FailureKind.INTERNAL,
-        message=f"{how} Its output is in {assignment.attempt_folder}.",
-        traceback=None,
-        process=rank,
-    )
-
-
-def _silent(assignment: Assignment, exit_codes: ExitCodes) -> list[int]:
-    """Returns the processes that have ended without a word."""
-    folder = assignment.attempt_folder
-    return [rank for rank in exit_codes if not failure_file(folder, rank).exists()]
-
-
-def _how_it_ended(rank: int, exit_codes: ExitCodes) -> str:
-    code = exit_codes[rank]
-    if code < 0:
-        return f"Process {rank} was killed by {signal.Signals(-code).name}."
-    return f"Process {rank} ended with exit code {code} before the trial was complete."

@@ -252,14 +252,15 @@ class _Group:
                 dense[places[index]] = True
             else:
                 presence.sparse[places[index]] = True
-                self._put_apart(index, slot, gradient.coalesce())
+                # After ``create_graph`` it has a graph, which the step does not need.
+                self._put_apart(index, slot, gradient.detach().coalesce())
                 gradients[index] = None
         parameters, orders = self.parameters, self._orders
         if self._apart:
             for index in self._apart.keys() - set(self._in_vector):
                 of_slot = gradients[index]
                 if of_slot is not None:
-                    self._put_apart(index, slot, of_slot)
+                    self._put_apart(index, slot, of_slot.detach())
             gradients = [gradients[i] for i in self._in_vector]
             parameters = [parameters[i] for i in self._in_vector]
             orders = [orders[i] for i in self._in_vector]
