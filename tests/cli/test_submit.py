@@ -21,7 +21,7 @@ DIGITS = Path(trialrun.__file__).parents[1] / "examples" / "digits" / "trial.py"
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Result]:
     """The example, trained for two epochs as the README does it."""
     place = Workplace(tmp_path_factory.mktemp("digits"))
-    return place, place.run("submit", str(DIGITS), "--slots", "4", "--max-length", "2ep")
+    return place, place.run_anew("submit", str(DIGITS), "--slots", "4", "--max-length", "2ep")
 
 
 def test_first_lines_say_what_runs_and_where(digits: tuple[Workplace, Result]) -> None:
