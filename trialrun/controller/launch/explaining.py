@@ -10,7 +10,7 @@ from types import ModuleType
 
 from trialrun._errors import ReducerError, TrialrunError
 from trialrun.controller.engine.determinism import named_operation
-from trialrun.controller.engine.parallel.collectives import PeerLostError
+from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
