@@ -118,7 +118,8 @@ def test_checkpoint_show(place: Workplace) -> None:
     fields = dict(line.split(":", 1) for line in text.splitlines())
     assert fields["digest"].strip() == row.digest
     assert fields["short_digest"].strip() == row.digest[:15]
-    assert "  dataset_length:        37\n" in text
+    assert fields["  dataset_length"].strip() == "37"
+    assert fields["  deterministic"].strip() == "warn"
     data = place.invoke("checkpoint", "show", row.uuid, "--json").json
     assert data["digest"] == data["metadata"]["digest"] == row.digest
     assert data["metadata"]["identity"]["num_slots"] == 4
