@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trialrun._errors import TrialrunError
 from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
 from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
@@ -34,6 +35,9 @@ def run_processes(
 
     Returns:
         What the function returned in each process; or why it has not.
+
+    Raises:
+        TrialrunError: No process could be started.
     """
     # The agent tells of every failure at length; what a user needs is in the failure files.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
@@ -51,7 +55,15 @@ def run_processes(
         log_folder=folder / "agent",
         on_loss=on_loss,
     )
-    outcomes = agent.run_all()
+    try:
+        outcomes = agent.run_all()
+    except EOFError as error:  # of the connection to the server
+        raise TrialrunError(
+            "The server from which processes are forked ended before it could fork them. What it "
+            "printed, if anything, stands above: such as an error of a module that it loads, or of "
+            "a file that has the name of one; rename that. It may also have been killed for want "
+            "of memory."
+        ) from error
     return _explain(folder, agent.exit_codes) if outcomes is None else outcomes
 
 
