@@ -96,3 +96,15 @@ def test_a_fact_that_an_older_checkpoint_lacks_is_a_difference() -> None:
     del older["num_slots"]
     with pytest.raises(CheckpointError, match="the number of slots was None and is now 4"):
         IDENTITY.differences(older)
+
+
+def test_an_older_checkpoint_has_the_first_version_of_the_gradient_sum() -> None:
+    older = recorded()
+    del older["sum_version"]
+    _, sentence = TOLERATED["sum_version"]
+    assert IDENTITY.differences(older) == [
+        f"{sentence}: the last digits may differ from a run without this change."
+    ]
+    without_windows = dataclasses.replace(IDENTITY, sum_version=1)
+    assert without_windows.differences(older) == []
+    assert RunIdentity(**older) == without_windows

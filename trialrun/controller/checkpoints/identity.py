@@ -21,7 +21,7 @@ class RunIdentity:
         num_slots: S.
         aggregation_frequency: Batches in an aggregation window.
         shuffle_version: Version of the shuffle algorithm.
-        sum_version: Version of the order in which gradients are added.
+        sum_version: Version of the order in which gradients are added; 1 where it is not recorded.
         device_type: ``cpu`` or ``cuda``.
         device_name: The GPU's model, or the CPU's vector instructions that torch uses.
         intra_op_threads: Threads with which one slot computes on the CPU.
@@ -36,7 +36,7 @@ class RunIdentity:
     num_slots: int
     aggregation_frequency: int
     shuffle_version: int
-    sum_version: int
+    sum_version: int = 1
     device_type: str
     device_name: str
     intra_op_threads: int
@@ -56,6 +56,7 @@ class RunIdentity:
             CheckpointError: A fact differs without which it is another run; the message names each
                 with both values.
         """
+        recorded = {"sum_version": 1, **recorded}
         differing = {
             name: (recorded.get(name), value)
             for name, value in self.to_json().items()

@@ -106,7 +106,7 @@ def test_folded_slots_hold_few_copies_of_the_gradients(
     before = live_copies()
     session.run()
     # One copy is the slot's own, as in any loop.
-    assert max(trial.counts) - before == pytest.approx(1 + extra, abs=0.1)
+    assert max(trial.counts) - before == pytest.approx(1 + extra, abs=0.15)
 
 
 @pytest.mark.usefixtures("small_buckets")
@@ -136,4 +136,4 @@ def test_processes_hold_as_few(size: int, slots_each: int, shares_memory: bool) 
     run_on_threads(size, window, shares_memory=shares_memory)
     # The parameters, the slot's gradients, log2(q) vectors, and a share of the window's sum.
     depth = slots_each.bit_length() - 1
-    assert (max(counts) - before) / size == pytest.approx(2 + depth + 1 / size, abs=0.1)
+    assert (max(counts) - before) / size == pytest.approx(2 + depth + 1 / size, abs=0.15)

@@ -44,11 +44,17 @@ from trialrun.controller.engine.parallel.collectives import Collectives
 
 T = TypeVar("T")
 
-SUM_VERSION = 2
-"""Of the order: a run that goes on under another one may differ in the last digits."""
-
 Node = tuple[int, int]
 """(level, index) in the tree."""
+
+
+def sum_version(aggregation_frequency: int) -> int:
+    """Returns the version of the order, which is part of a run's identity.
+
+    In version 1 each slot added up the batches of a window before the tree; without windows that is
+    the same order.
+    """
+    return 1 if aggregation_frequency == 1 else 2
 
 
 class TreeSum(Generic[T]):
