@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from trialrun.cli._progress import AttemptView
+from trialrun.cli._progress import TrialView
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -21,7 +21,7 @@ from trialrun.controller.experiments import prepared_attempt
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.launch.worker import log_file
-from trialrun.controller.running import run_attempt, run_rehearsal
+from trialrun.controller.running import run_rehearsal, run_trial
 from trialrun.controller.wording import count
 
 EXIT_FAILED = 1
@@ -32,7 +32,7 @@ EXIT_STOPPED_AT_ONCE = 130
 def train(database: Database, trial: TrialRow, num_processes: int) -> int:
     """Runs one attempt at a recorded trial, in sight of the user; returns the exit code."""
     with prepared_attempt(database, trial.id, num_processes) as prepared:
-        view = AttemptView(database, prepared)
+        view = TrialView(database, prepared)
         experiment = prepared.experiment.id
 
         def stop_now() -> None:
@@ -42,7 +42,13 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
 
         view.show_start()
         try:
-            result = run_attempt(database, prepared, on_tick=view.tick, on_kill=stop_now)
+            result = run_trial(
+                database,
+                prepared,
+                on_tick=view.tick,
+                on_kill=stop_now,
+                on_restart=view.show_restart,
+            )
         finally:
             view.close()
         batches = get_trial(database, trial.id).batches_completed
@@ -57,7 +63,7 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
         return EXIT_PAUSED
     assert result.failure is not None
     click.echo(f"Experiment {experiment} failed: {result.failure.message}", err=True)
-    if batches == 0:
+    if not (batches or result.batches):
         # A resume would read the configuration as it was submitted.
         click.echo("Nothing was trained: mend it, and submit it again.", err=True)
     else:

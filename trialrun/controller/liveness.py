@@ -118,9 +118,14 @@ def pause_experiment(database: Database, experiment_id: int, wait: bool = True) 
         RunConflictError: It does not run.
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
-    attempt = _running_attempt(database, experiment, trial)
-    request_stop(database, attempt.id)
-    while wait and running_attempts(database, trial_id=trial.id):
+    _running_attempt(database, experiment, trial)
+    # Again and again: the one that was asked may have failed just before, and been restarted.
+    while running := running_attempts(database, trial_id=trial.id):
+        if running[0].stop_requested is None:
+            request_stop(database, running[0].id)
+            continue
+        if not wait:
+            break
         time.sleep(_POLL_SECONDS)
         bury_dead_attempts(database)
     return get_trial(database, trial.id)
@@ -164,7 +169,9 @@ def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
             "with ps, and end it by hand."
         )
     try:
-        finish_attempt(database, attempt.id, RunState.KILLED, error="Killed on request.")
+        # Which may be another one by now, where the first was just being restarted.
+        for last in running_attempts(database, trial_id=trial.id):
+            finish_attempt(database, last.id, RunState.KILLED, error="Killed on request.")
         clear_leftovers(database, experiment, trial)
     finally:
         lock.release()

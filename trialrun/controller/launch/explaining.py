@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from trialrun.controller.engine.parallel.collectives import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.reports.reducers import ReducerError
 from trialrun.controller.launch.failures import Failure, FailureKind
+
+# What torch says when one was killed, such as for want of memory, or has called os._exit.
+_LOST_LOADER_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))?[\d, ]+\) "
+    r"(is killed by signal: [\w ]+|exited unexpectedly[\w ]*)"
+)
 
 
 def explain(
@@ -30,8 +37,12 @@ def explain(
         cause: BaseException = error.__cause__
     else:
         cause = error
+    lost_worker = _LOST_LOADER_WORKER.match(str(cause))
     if isinstance(cause, PeerLostError):
         kind, message, trace = FailureKind.PEER_LOST, str(cause), None
+    elif isinstance(cause, RuntimeError) and lost_worker:
+        kind, trace = FailureKind.LOST, None
+        message = f"Process {process} lost a loader worker {place}: {lost_worker[0]}."
     elif isinstance(cause, TrialrunError):
         kind, message, trace = FailureKind.RULE, str(cause), None
         if batches is not None:
@@ -42,13 +53,22 @@ def explain(
         kind = FailureKind.USER_CODE
         message = f"{type(cause).__name__} {place}: {cause}"
         if isinstance(cause, SystemExit):
+            # Meant, so nothing to try again.
+            kind = FailureKind.RULE
             argument = "" if cause.code is None else repr(cause.code)
             message = (
                 f"The trial called sys.exit({argument}) {place}. To end it, call "
                 "context.set_stop_requested(True), or raise an exception."
             )
         trace = _traceback(cause, user_folder)
-    return Failure(kind=kind, message=message, traceback=trace, process=process)
+    return Failure(
+        kind=kind,
+        message=message,
+        traceback=trace,
+        process=process,
+        batches=batches,
+        error=type(cause).__name__,
+    )
 
 
 def _traceback(error: BaseException, user_folder: Path | None) -> str:

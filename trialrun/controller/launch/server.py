@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 START_METHOD = "forkserver"
 
 _HASH_SEED = "PYTHONHASHSEED"
+_NO_TRACKER_WARNINGS = "ignore:resource_tracker:UserWarning"
 
 _PRELOADED = [
     "trialrun.controller.launch._server_signals",
@@ -31,7 +32,8 @@ _PRELOADED = [
 def start_server() -> None:
     """Starts the server, unless it runs, and returns at once."""
     # Whatever is killed leaves semaphores behind. They are cleaned up; nobody needs to hear of it.
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    if _NO_TRACKER_WARNINGS not in sys.warnoptions:
+        sys.warnoptions.append(_NO_TRACKER_WARNINGS)
     multiprocessing.set_forkserver_preload(_PRELOADED)
     with _fixed_hash_seed():
         forkserver.ensure_running()

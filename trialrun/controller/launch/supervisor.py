@@ -10,12 +10,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
+from trialrun._units import Time
 from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
 from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
-from trialrun.controller.launch.worker import Assignment, train_process
+from trialrun.controller.launch.hanging import HangWatch, write_stacks
+from trialrun.controller.launch.worker import Assignment, log_file, train_process
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +36,28 @@ class AttemptEnd(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttemptResult:
-    """How an attempt ended, and why where it failed."""
+    """How an attempt ended, and why where it failed.
+
+    Args:
+        end: How.
+        failure: Why, where it failed.
+        batches: Batches completed when it failed; None while the trial was set up.
+    """
 
     end: AttemptEnd
     failure: Failure | None = None
+    batches: int | None = None
 
 
 class Interruptions:
-    """What a person or the system asks of a running attempt by signals.
+    """What a person or the system asks of a running trial by signals.
 
     Ctrl-C, SIGTERM or SIGHUP once: stop at the next batch boundary. Ctrl-C twice: stop now.
 
     Args:
         on_stop: Called once, on the watching thread, at the first request.
         on_kill: Called once, on the watching thread, at the second Ctrl-C; it must not return.
-        on_tick: Called again and again while the attempt runs.
+        on_tick: Called again and again meanwhile.
     """
 
     def __init__(
@@ -108,40 +118,63 @@ class Interruptions:
             logger.warning("Nothing more is shown: %s: %s", type(error).__name__, error)
 
 
-def supervise(assignment: Assignment, interruptions: Interruptions, bell: Bell) -> AttemptResult:
+def supervise(
+    assignment: Assignment, bell: Bell, hang_timeout_seconds: float | None = None
+) -> AttemptResult:
     """Starts the processes of an attempt under torch's elastic agent and waits for their end.
+
+    None of them lives when this returns.
 
     Args:
         assignment: What every process gets.
-        interruptions: What may stop them.
         bell: It goes dead when a process is lost, as the others can do nothing without that.
+        hang_timeout_seconds: After how long without progress they are ended; None: never.
+
+    Raises:
+        TrialrunError: A process does not end, not even when it is killed.
     """
-    with interruptions.watched():
-        return _launch(assignment, bell)
-
-
-def _launch(assignment: Assignment, bell: Bell) -> AttemptResult:
     # The agent tells of every failure at length; what a user needs is in the failure files.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
+    folder, heartbeats = assignment.attempt_folder, assignment.heartbeats
+    hang: list[Failure] = []
 
     def on_loss(exit_codes: ExitCodes) -> None:
         bell.hang_up()
         silent = _silent(assignment, exit_codes)
-        if silent and assignment.num_processes > 1:
+        if silent and assignment.num_processes > 1 and not hang:
             logger.warning("%s The others are being ended.", _how_it_ended(silent[0], exit_codes))
+
+    def on_hang(pids: list[int]) -> None:
+        logs = [log_file(folder, process) for process in range(assignment.num_processes)]
+        write_stacks(pids, logs)
+        hang.append(_hang(heartbeats.batches, hang_timeout_seconds, folder))
 
     agent = Agent(
         train_process,
         assignment,
         num_processes=assignment.num_processes,
-        log_folder=assignment.attempt_folder / "agent",
+        log_folder=folder / "agent",
         on_loss=on_loss,
+        is_hung=HangWatch(heartbeats, hang_timeout_seconds).look,
+        on_hang=on_hang,
     )
     outcomes = agent.run_all()
     if outcomes is None:
-        failure = _explain(assignment, agent.exit_codes)
-        return AttemptResult(end=AttemptEnd.FAILED, failure=failure)
+        failure = hang[0] if hang else _explain(assignment, agent.exit_codes)
+        return AttemptResult(end=AttemptEnd.FAILED, failure=failure, batches=heartbeats.batches)
     return AttemptResult(end=AttemptEnd[outcomes[0]])
+
+
+def _hang(batches: int | None, timeout_seconds: float | None, folder: Path) -> Failure:
+    assert timeout_seconds is not None
+    return Failure(
+        kind=FailureKind.HUNG,
+        message=f"Nothing went on for {Time(timeout_seconds)} (hang_timeout) at batch {batches}. "
+        f"Where each slot stood is in {log_file(folder, 0)} and those beside it.",
+        traceback=None,
+        process=0,
+        batches=batches,
+    )
 
 
 def _explain(assignment: Assignment, exit_codes: ExitCodes) -> Failure:
@@ -153,10 +186,11 @@ def _explain(assignment: Assignment, exit_codes: ExitCodes) -> Failure:
     rank = (_silent(assignment, exit_codes) or list(exit_codes))[0]
     how = _how_it_ended(rank, exit_codes)
     return Failure(
-        kind=FailureKind.INTERNAL,
+        kind=FailureKind.LOST,
         message=f"{how} Its output is in {assignment.attempt_folder}.",
         traceback=None,
         process=rank,
+        batches=assignment.heartbeats.batches,
     )
 
 

@@ -1,0 +1,232 @@
+"""Random faults at random instants, and after each the trial goes on to the straight run's bits.
+
+A campaign of another size and seed: ``pytest tests/faults -s --kills 500 --fault-seed 3``.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trialrun.controller.bookkeeping import (
+    CheckpointState,
+    Database,
+    attempts_of_trial,
+    checkpoints_of_trial,
+    get_trial,
+    list_experiments,
+    training_metrics_of_trial,
+    validation_metrics_of_trial,
+)
+from trialrun.controller.checkpoints.manifest import verify
+
+from .commands import Command, Shell, open_shell
+
+# 37 records in global batches of 8: 5 batches an epoch, 60 in all. Windows of two: stops are there.
+CONFIG = """
+hyperparameters: {pause_seconds: 0.005}
+slots: 4
+max_length: 12ep
+aggregation_frequency: 2
+reporting_period: 3ba
+validation_period: 1ep
+checkpoint_period: %s
+checkpoint_policy: none
+checkpoint_gc: {save_trial_latest: 100}
+max_restarts: 1000
+seed: 11
+"""
+NUM_BATCHES = 60
+LONGEST_WAIT_SECONDS = 1.5
+
+Outcome = tuple[dict[int, str], list[tuple[str, int, dict[str, float]]]]
+"""The digest of each checkpoint by its batch, and all metrics."""
+
+
+class Place:
+    """A folder with the trial, its configuration, and a home of its own."""
+
+    def __init__(self, shell: Shell, folder: Path, checkpoint_period: str) -> None:
+        folder.mkdir()
+        shutil.copy(Path(__file__).with_name("faulty_trial.py"), folder / "trial.py")
+        (folder / "trial.yaml").write_text(CONFIG % checkpoint_period, encoding="utf-8")
+        self._shell = shell
+        self._folder = folder
+        self._home = folder / "home"
+
+    def start(self, num_processes: int) -> Command:
+        """Submits the trial, or goes on with it where it is on record."""
+        what = ("resume", "1") if self.is_submitted else ("submit", "trial.py")
+        arguments = (*what, "--processes", str(num_processes))
+        return self._shell.start(*arguments, home=self._home, folder=self._folder)
+
+    def type(self, *arguments: str) -> Command:
+        return self._shell.start(*arguments, home=self._home, folder=self._folder)
+
+    @property
+    def is_submitted(self) -> bool:
+        return (self._home / "trialrun.db").exists() and bool(list_experiments(self.database))
+
+    @property
+    def database(self) -> Database:
+        return Database.open(f"sqlite:///{self._home / 'trialrun.db'}", create=False)
+
+    def outcome(self) -> Outcome:
+        """What a complete run has left; everything in it is whole."""
+        database = self.database
+        trial = get_trial(database, 1)
+        assert trial.state.name == "COMPLETED"
+        assert trial.batches_completed == NUM_BATCHES
+        assert not [row for row in attempts_of_trial(database, 1) if row.state.is_running]
+        checkpoints = checkpoints_of_trial(database, 1, state=CheckpointState.COMPLETED)
+        for row in checkpoints:
+            verify(Path(row.path), row.files)
+        folders = {path.name for path in Path(checkpoints[0].path).parent.iterdir()}
+        assert folders == {row.uuid for row in checkpoints}
+        training = training_metrics_of_trial(database, 1)
+        validation = validation_metrics_of_trial(database, 1)
+        metrics = [("training", row.batches, row.metrics) for row in training]
+        metrics += [("validation", row.batches, row.metrics) for row in validation]
+        return {row.batches: row.digest for row in checkpoints}, metrics
+
+
+class Faults:
+    """What may happen to a command and the processes that train for it."""
+
+    def __init__(self, shell: Shell, place: Place, command: Command) -> None:
+        self._shell = shell
+        self._place = place
+        self._command = command
+
+    def kill_worker(self, chance: random.Random) -> None:
+        self._kill_one(self._shell.training_processes(), chance)
+
+    def kill_loader_worker(self, chance: random.Random) -> None:
+        self._kill_one(self._shell.loader_workers(), chance)
+
+    def kill_supervisor(self, chance: random.Random) -> None:
+        _signal(self._command.pid, signal.SIGKILL)
+
+    def press_ctrl_c(self, chance: random.Random) -> None:
+        self._signal_all(signal.SIGINT)
+
+    def terminate_all(self, chance: random.Random) -> None:
+        self._signal_all(signal.SIGTERM)
+
+    def terminate_supervisor(self, chance: random.Random) -> None:
+        _signal(self._command.pid, signal.SIGTERM)
+
+    def pause(self, chance: random.Random) -> None:
+        if self._place.is_submitted:
+            self._shell.finish(self._place.type("pause", "1", "--no-wait"))
+
+    def _kill_one(self, processes: list[psutil.Process], chance: random.Random) -> None:
+        if processes:
+            _signal(chance.choice(processes).pid, signal.SIGKILL)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """As a terminal or a service manager does."""
+        others = [*self._shell.training_processes(), *self._shell.loader_workers()]
+        for pid in [self._command.pid, *(process.pid for process in others)]:
+            _signal(pid, number)
+
+
+KINDS: list[Callable[[Faults, random.Random], None]] = [
+    Faults.kill_worker,
+    Faults.kill_worker,
+    Faults.kill_loader_worker,
+    Faults.kill_supervisor,
+    Faults.press_ctrl_c,
+    Faults.terminate_all,
+    Faults.terminate_supervisor,
+    Faults.pause,
+]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with open_shell(tmp_path_factory.mktemp("commands")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def straight(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The run without a fault, with a checkpoint at every window."""
+    place = Place(shell, tmp_path_factory.mktemp("straight") / "place", "2ba")
+    command = place.start(1)
+    assert shell.finish(command) == 0, command.text
+    return place.outcome()
+
+
+def test_faults_change_nothing(
+    shell: Shell, straight: Outcome, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    seed, num_faults = request.config.getoption("--fault-seed"), request.config.getoption("--kills")
+    print(f"\npytest tests/faults -s --kills {num_faults} --fault-seed {seed}")
+    chance = random.Random(seed)
+    left = num_faults
+    counts: collections.Counter[str] = collections.Counter()
+    num_rounds = 0
+    while left > 0:
+        place = Place(shell, tmp_path / f"round-{num_rounds}", "4ba")
+        left = _train_through_faults(shell, place, chance, left, counts)
+        digests, metrics = place.outcome()
+        assert digests == {batches: straight[0][batches] for batches in digests}
+        assert set(range(4, NUM_BATCHES + 1, 4)) <= set(digests)
+        assert metrics == straight[1]
+        num_rounds += 1
+        print(f"{num_faults - left} faults, {num_rounds} trials: all equal", flush=True)
+    print(f"{num_faults} faults in {num_rounds} trials: {dict(counts)}")
+
+
+def _train_through_faults(
+    shell: Shell,
+    place: Place,
+    chance: random.Random,
+    num_faults: int,
+    counts: collections.Counter[str],
+) -> int:
+    """Trains until the trial is complete; returns how many faults are left to make."""
+    while True:
+        command = place.start(chance.choice([1, 2, 4]))
+        while (code := shell.poll(command)) is None and num_faults > 0:
+            if _ends_within(shell, command, chance.uniform(0.0, LONGEST_WAIT_SECONDS)):
+                break
+            kind = chance.choice(KINDS)
+            kind(Faults(shell, place, command), chance)
+            counts[kind.__name__] += 1
+            num_faults -= 1
+        code = shell.finish(command)
+        if code == 0:
+            return num_faults
+        # Everything else is an end that one of the faults explains.
+        assert "Traceback" not in command.text, command.text
+        assert (
+            code in (3, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+            or (code == 1 and "Restart" in command.text or "asked to stop" in command.text)
+            or (code == 2 and "runs already" in command.text)
+        ), f"{code}: {command.text}"
+
+
+def _ends_within(shell: Shell, command: Command, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if shell.poll(command) is not None:
+            return True
+        time.sleep(0.005)
+    return False
