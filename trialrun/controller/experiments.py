@@ -22,6 +22,7 @@ from trialrun.controller.bookkeeping import (
     replace_attempt,
     rewind,
 )
+from trialrun.controller.checkpoints.manifest import flush_file, flush_folder
 from trialrun.controller.claiming import (
     claimed_attempt,
     locked_trial,
@@ -114,7 +115,9 @@ def record_experiment(
             "to another database. Give each database a home of its own, with --home."
         ) from None
     if trial_file is not None:
-        shutil.copy2(trial_file, folder / trial_file.name)
+        flush_file(Path(shutil.copy2(trial_file, folder / trial_file.name)))
+    flush_folder(folder)
+    flush_folder(folder.parent)
     if weights is not None:
         from trialrun.controller.checkpoints.export import copy_weights  # which imports torch
 

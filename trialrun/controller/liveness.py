@@ -13,6 +13,7 @@ from pathlib import Path
 from trialrun._errors import RunConflictError
 from trialrun.controller.bookkeeping import (
     AttemptRow,
+    CheckpointState,
     Database,
     ExperimentRow,
     RunState,
@@ -208,6 +209,10 @@ def bury(database: Database, experiment: ExperimentRow, trial: TrialRow) -> list
 
 
 def clear_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
-    """Deletes checkpoint folders that are not on record; the caller holds the trial's lock."""
-    recorded = [row.uuid for row in checkpoints_of_trial(database, trial.id)]
+    """Deletes checkpoint folders that no record wants; the caller holds the trial's lock.
+
+    Those are what a killed process was still writing, or had not deleted yet.
+    """
+    rows = checkpoints_of_trial(database, trial.id)
+    recorded = [row.uuid for row in rows if row.state is not CheckpointState.DELETED]
     remove_leftovers(TrialFolder.of(experiment, trial).checkpoints, recorded)

@@ -181,6 +181,7 @@ TRANSLATED: list[tuple[str, Any, str, Any]] = [
     ("checkpoint_storage.save_trial_latest", 0, "checkpoint_gc.save_trial_latest", 1),
     ("optimizations.aggregation_frequency", 4, "aggregation_frequency", 4),
     ("reproducibility.experiment_seed", 42, "seed", 42),
+    ("max_restarts", 2, "max_restarts", 2),
 ]
 
 
