@@ -67,7 +67,8 @@ class FolderSink:
     ) -> str:
         path = self._folder / f"checkpoint-{len(list(self._folder.glob('*')))}"
         path.mkdir(parents=True)
-        checksum = digest(contents.models, contents.state["optimizers"])
+        state = contents.state
+        checksum = digest(contents.models, state["optimizers"], state["non_persistent_buffers"])
         metadata = {**contents.metadata, "digest": checksum, "uuid": path.name}
         write_contents(dataclasses.replace(contents, metadata=metadata), path)
         on_written(path)

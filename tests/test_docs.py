@@ -115,9 +115,10 @@ def test_configuration_page_has_every_key_with_its_default() -> None:
     [
         ["loop.py", "--rounds", "1", "--batches", "20"],
         ["checkpoint.py", "--quick"],
+        ["digest.py", "--quick"],
         ["samplers.py", "--quick"],
     ],
-    ids=["loop", "checkpoint", "samplers"],
+    ids=["loop", "checkpoint", "digest", "samplers"],
 )
 def test_benchmarks_run_and_print_ratios(arguments: list[str]) -> None:
     script, *options = arguments

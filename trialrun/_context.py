@@ -534,7 +534,11 @@ class TrialContext(TrialOwner):
         return (self._engine.batches_completed + 1) % self._engine.epoch_length == 0
 
     def set_stop_requested(self, stop_requested: bool) -> None:
-        """Asks for the trial to stop at the next batch boundary, from any slot.
+        """Ends the trial early: any slot may ask for it, at any time.
+
+        It is then complete, with a validation and a checkpoint of its last batch: the one after
+        that in which ``train_batch`` asks, the same one where a callback asks between batches.
+        Within an aggregation window it is the window's last.
 
         Raises:
             InvalidTrialError: It is not a bool.

@@ -104,7 +104,7 @@ def test_checkpoint_list(place: Workplace) -> None:
         "metrics",
     }
     for line, row in zip(lines, data, strict=True):
-        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:12])
+        assert (line["uuid"], line["digest"]) == (row["uuid"], row["digest"][:15])
         files = list(Path(row["path"]).iterdir()) if row["state"] == "COMPLETED" else []
         assert sum(file.stat().st_size for file in files) in (0, row["size_bytes"])
     assert place.invoke("checkpoint", "list", "--json").json == data
@@ -113,7 +113,9 @@ def test_checkpoint_list(place: Workplace) -> None:
 def test_checkpoint_show(place: Workplace) -> None:
     row = place.checkpoints()[0]
     text = place.invoke("checkpoint", "show", row.uuid[:8]).out
-    assert f"digest:     {row.digest}\n" in text
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    assert fields["digest"].strip() == row.digest
+    assert fields["short_digest"].strip() == row.digest[:15]
     assert "  dataset_length:        37\n" in text
     data = place.invoke("checkpoint", "show", row.uuid, "--json").json
     assert data["digest"] == data["metadata"]["digest"] == row.digest

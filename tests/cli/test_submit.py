@@ -177,8 +177,8 @@ def test_rehearsal_finds_state_that_no_checkpoint_holds(workplace: Workplace) ->
     assert "The trial does not resume exactly" not in result.out
     match = re.search(
         r"The rehearsal failed: The trial does not resume exactly: 2 batches give the digest "
-        r"([0-9a-f]{16}) straight and ([0-9a-f]{16}) with a restore between them\. The first "
-        r"tensor that differs is (\S+)\. Usual causes: ",
+        r"(v2-[0-9a-f]{12}) straight and (v2-[0-9a-f]{12}) with a restore between them\. The first "
+        r"tensor that differs is (\S+) \(.*\) at \[.*\]: .* apart; .* Usual causes: ",
         result.err,
     )
     assert match is not None, result.err

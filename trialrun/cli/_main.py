@@ -17,6 +17,7 @@ _COMMANDS = {
     "checkpoint": "trialrun.cli.checkpoint:checkpoint",
     "data": "trialrun.cli.data:data",
     "delete": "trialrun.cli.control:delete",
+    "diff": "trialrun.cli.diff:diff",
     "evaluate": "trialrun.cli.inference:evaluate",
     "kill": "trialrun.cli.control:kill",
     "list": "trialrun.cli.read:list_command",

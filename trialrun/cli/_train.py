@@ -22,7 +22,7 @@ from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_rehearsal, run_trial
-from trialrun.controller.wording import count
+from trialrun.controller.wording import completed, count
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
@@ -51,10 +51,11 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
             )
         finally:
             view.close()
-        batches = get_trial(database, trial.id).batches_completed
+        row = get_trial(database, trial.id)
+        batches = row.batches_completed
         checkpoints = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
     if result.end is AttemptEnd.COMPLETED:
-        click.echo(f"Completed experiment {experiment} after {batches} batches.")
+        click.echo(completed(experiment, batches, row.total_batches))
         view.show_checkpoints()
         return 0
     if result.end is AttemptEnd.PAUSED:

@@ -21,13 +21,12 @@ from trialrun.controller.bookkeeping import (
     mark_checkpoint,
 )
 from trialrun.controller.checkpoints.best import best_first
+from trialrun.controller.checkpoints.digest_text import short
 from trialrun.controller.checkpoints.manifest import verify as verify_files
 from trialrun.controller.home import Home
 from trialrun.controller.inference.selection import require_whole
 from trialrun.controller.liveness import trial_of_experiment
 from trialrun.controller.whole_folder import require_free
-
-_SHORT = 12
 
 
 @click.group()
@@ -63,7 +62,7 @@ def list_command(experiment: int | None, as_json: bool, home: Home) -> None:
                 row["trial"],
                 row["batches"],
                 row["state"],
-                row["digest"][:_SHORT],
+                row["short_digest"],
                 format_size(row["size_bytes"]),
                 "best" if row["best"] else "",
                 _searched(row),
@@ -188,6 +187,7 @@ def _row(row: CheckpointRow) -> dict[str, Any]:
         "batches": row.batches,
         "state": row.state.name,
         "digest": row.digest,
+        "short_digest": short(row.digest),
         "size_bytes": row.size_bytes,
         "path": row.path,
         "metrics": row.metrics,

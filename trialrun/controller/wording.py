@@ -8,3 +8,19 @@ def count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun}es" if noun.endswith(("s", "ch")) else f"{number} {noun}s"
+
+
+def completed(experiment: int, batches: int, total: int | None) -> str:
+    """Returns the line that says that an experiment is complete.
+
+    Args:
+        experiment: Its number.
+        batches: Batches completed.
+        total: The length that was asked for; None where that is a time.
+    """
+    if total is None or batches >= total:
+        return f"Completed experiment {experiment} after {batches} batches."
+    return (
+        f"Completed experiment {experiment} after {batches} of {total} batches: the trial itself "
+        "asked to end."
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from process_launch import Job, Launcher
-from support import make_spec, resume, run_session, run_with_stops, write_trial
+from support import Event, make_spec, resume, run_session, run_with_stops, write_trial
 
 from trialrun import CheckpointError, InvalidTrialError
 from trialrun.controller.engine.loop import Outcome
@@ -121,7 +121,7 @@ def test_on_several_processes_all_call_them_alike_except_what_is_the_chiefs(
     assert heard(tmp_path) == STRAIGHT
     assert heard(tmp_path, process=1) == others
     assert first[1].reported == run_session(averaged, tmp_path / "one").reported
-    assert [(run.outcome, run.batches) for run in (first[2], second[2])] == STOPPED_AT_4 * 2
+    assert [(run.outcome, run.batches) for run in (first[2], second[2])] == ENDED_AT_4 * 2
 
 
 def test_after_a_resume_state_is_back_and_an_epoch_does_not_start_again(tmp_path: Path) -> None:
@@ -206,17 +206,10 @@ def test_averaged_weights_are_the_same_for_any_processes_and_stops(tmp_path: Pat
 
 
 def test_a_stop_does_not_break_off_a_validation_that_a_callback_has_begun(tmp_path: Path) -> None:
-    path = write_trial(
-        tmp_path,
-        HEAD
-        + EMA
-        + """
-    def evaluate_batch(self, batch, batch_idx):
-        self.context.set_stop_requested(True)
-        return super().evaluate_batch(batch, batch_idx)
-""",
-    )
-    run = run_session(make_spec(path, max_length="4ba", validation_period="2ba"), tmp_path / "c")
+    path = write_trial(tmp_path, HEAD + EMA)
+    spec = make_spec(path, max_length="4ba", validation_period="2ba")
+    # Heard after batch 2 was settled: a validation without callbacks would be broken off by it.
+    run = run_session(spec, tmp_path / "c", stop_upon=("progress", 2))
     assert (run.outcome, run.batches) == (Outcome.PAUSED, 2)
     assert [batches for batches, *_ in run.validation] == [2]
 
@@ -234,14 +227,30 @@ class Stopped(Linear):
     def build_callbacks(self):
         return {"early stopping": Stopping(self.context)}
 """
-STOPPED_AT_4 = [(Outcome.PAUSED, 4)]
+ENDED_AT_4 = [(Outcome.COMPLETED, 4)]
 
 
-def test_early_stopping_stops_at_the_validation_that_it_has_heard(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "stops", [[], [("progress", 3)], [("progress", 4)], [("training", 4)], [("validation", 4)]]
+)
+@pytest.mark.parametrize("policy", ["all", "none"])
+def test_early_stopping_completes_the_trial_at_the_validation_that_it_has_heard(
+    policy: str, stops: list[Event], tmp_path: Path
+) -> None:
     path = write_trial(tmp_path, HEAD + STOPPING)
-    run = run_session(make_spec(path, max_length="8ba", validation_period="2ba"), tmp_path / "c")
-    assert [(run.outcome, run.batches)] == STOPPED_AT_4
+    spec = make_spec(
+        path,
+        max_length="8ba",
+        reporting_period="3ba",
+        validation_period="2ba",
+        checkpoint_policy=policy,
+    )
+    run = run_with_stops(spec, tmp_path / "c", stops)
+    assert [(run.outcome, run.batches)] == ENDED_AT_4
+    assert [batches for batches, *_ in run.training] == [3, 4]
     assert [batches for batches, *_ in run.validation] == [2, 4]
+    # Whoever goes on from the last checkpoint knows that it is the last.
+    assert run.checkpoints[-1].contents.state["progress"]["ended_at"] == 4
 
 
 def test_a_callback_may_change_what_is_saved_and_what_is_restored(tmp_path: Path) -> None:

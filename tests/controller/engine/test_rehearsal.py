@@ -46,7 +46,8 @@ def test_a_trial_that_keeps_state_of_its_own_is_found_out(tmp_path: Path) -> Non
         rehearsed(make_spec(path))
     text = str(caught.value)
     assert text.startswith("The trial does not resume exactly: 2 batches give the digest ")
+    assert "The first tensor that differs is model.0.bias (" in text
     assert text.endswith(
-        "The first tensor that differs is model.0.bias. Usual causes: the trial keeps state of its "
-        "own from batch to batch, draws from a generator of its own, or reads the time."
+        "in the last place apart. Usual causes: the trial keeps state of its own from batch to "
+        "batch, draws from a generator of its own, or reads the time."
     )

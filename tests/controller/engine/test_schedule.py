@@ -205,22 +205,22 @@ def test_a_process_wishes_what_it_was_asked_and_the_chief_what_is_due(clock: lis
     stop = StopRequest()
     watch = Stopwatch(new_plan(max_length=Time(10), reporting_period=Time(4)))
     chief, other = BoundaryWishes(stop, watch), BoundaryWishes(stop, None)
-    assert chief() == other() == [0, 0, 0, 0, 0]
+    assert chief() == other() == [0, 0, 0, 0, 0, 0]
     clock[0] += 10
-    assert chief() == [0, 1, 1, 0, 0]
+    assert chief() == [0, 1, 0, 1, 0, 0]
     stop.set()
-    assert other() == [1, 0, 0, 0, 0]
-    assert other.from_outside() == [1, 0, 0, 0, 0]
+    assert other() == [1, 0, 0, 0, 0, 0]
+    assert other.from_outside() == [1, 0, 0, 0, 0, 0]
 
 
-def test_what_the_trial_wishes_does_not_come_from_outside() -> None:
+def test_the_trial_itself_wishes_its_end_which_does_not_come_from_outside() -> None:
     stop = StopRequest()
     wishes = BoundaryWishes(stop, None)
     stop.set_slot(2, True)
-    assert wishes() == [1, 0, 0, 0, 0]
-    assert wishes.from_outside() == [0, 0, 0, 0, 0]
+    assert wishes() == [0, 0, 1, 0, 0, 0]
+    assert wishes.from_outside() == [0, 0, 0, 0, 0, 0]
     stop.set_slot(2, False)
-    assert wishes() == [0, 0, 0, 0, 0]
+    assert wishes() == [0, 0, 0, 0, 0, 0]
 
 
 def test_a_period_in_time_goes_on_over_short_attempts(clock: list[float]) -> None:

@@ -143,24 +143,30 @@ def test_a_stop_before_the_first_batch_leaves_a_checkpoint_at_zero(tmp_path: Pat
     assert first.then(second).reported == straight.reported
 
 
-def test_the_trial_itself_may_ask_for_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped_at", [None, 2, 3, 4])
+def test_a_trial_that_asks_to_end_is_complete_wherever_it_was_stopped_before(
+    stopped_at: int | None, tmp_path: Path
+) -> None:
     spec = spec_of(
         tmp_path,
         """
-class Stopping(Linear):
+class Ending(Linear):
     def train_batch(self, batch, epoch_idx, batch_idx):
-        if self.context.get_initial_batch() == 0 and self.context.slot == 1 and batch_idx == 2:
-            assert not self.context.get_stop_requested()
+        if self.context.slot == 1 and batch_idx == 2:
             self.context.set_stop_requested(True)
             assert self.context.get_stop_requested()
         return super().train_batch(batch, epoch_idx, batch_idx)
 """,
     )
-    first = run_session(spec, tmp_path / "checkpoints")
+    straight = run_session(spec, tmp_path / "straight")
     # As on several processes, where the wish has left at the next batch's beginning.
-    assert (first.outcome, first.batches) == (Outcome.PAUSED, 4)
-    second = run_session(resume(spec, first), tmp_path / "checkpoints")
-    assert (second.outcome, second.batches) == (Outcome.COMPLETED, 8)
+    assert (straight.outcome, straight.batches) == (Outcome.COMPLETED, 4)
+    assert [batches for batches, *_ in straight.training][-1] == 4
+    assert [batches for batches, *_ in straight.validation][-1] == 4
+    stops = [] if stopped_at is None else [("progress", stopped_at)]
+    run = run_with_stops(spec, tmp_path / "stopped", stops)
+    assert (run.outcome, run.batches) == (Outcome.COMPLETED, 4)
+    assert run.reported == straight.reported
 
 
 def test_a_stop_waits_for_the_end_of_an_aggregation_window(tmp_path: Path) -> None:
@@ -196,7 +202,7 @@ class Divided(Linear):
 """,
     )
     run = run_session(spec, tmp_path / "checkpoints")
-    assert (run.outcome, run.batches) == (Outcome.PAUSED, 2)
+    assert (run.outcome, run.batches) == (Outcome.COMPLETED, 2)
     outside = run_session(spec, tmp_path / "outside", stop_upon=("progress", 1))
     assert outside.outcome is Outcome.PAUSED
 

@@ -49,9 +49,9 @@ def test_one_process_is_asked_at_the_end_of_the_batch_what_comes_from_outside() 
     agreement.begin()
     stop.set_slot(0, True)
     # The trial's own wish waits for the next beginning, as on several processes.
-    assert agreement.settle()[Event.STOP] == 0
+    assert agreement.settle()[Event.EARLY_END] == 0
     agreement.begin()
-    assert agreement.settle()[Event.STOP] == 1
+    assert agreement.settle()[Event.EARLY_END] == 1
     stop.set_slot(0, False)
     agreement.begin()
     stop.set()

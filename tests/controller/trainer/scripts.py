@@ -18,6 +18,7 @@ from trialrun.controller.bookkeeping import (
     validation_metrics_of_trial,
 )
 from trialrun.controller.trainer.fitting import TrainingResult
+from trialrun.controller.trainer.initialization import open_surroundings
 
 SETTINGS: dict[str, Any] = {"slots": 2, "seed": 7}
 FIT: dict[str, Any] = {
@@ -80,15 +81,22 @@ class Scripts:
         return [(row.batches, row.epoch, repr(row.metrics)) for row in (*training, *validation)]
 
 
-def stopping_at(trial_class: Any, batches: int) -> Any:
-    """Returns the class with a stop request, so that it is paused after so many batches."""
+def pause_now() -> None:
+    """Asks this process to pause, as a command from elsewhere does."""
+    surroundings = open_surroundings()
+    assert surroundings is not None  # a script is in its block
+    surroundings.runtime.stop_request.set()
 
-    class Stopping(trial_class):  # type: ignore[misc]  # whatever class it is
+
+def pausing_at(trial_class: Any, batches: int) -> Any:
+    """Returns the class, paused after so many batches of the attempt that reaches them."""
+
+    class Pausing(trial_class):  # type: ignore[misc]  # whatever class it is
         def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> Any:
-            if batch_idx == batches - 2:  # a trial's own wish is heard when the next batch begins
-                self.context.set_stop_requested(True)
+            if batch_idx == batches - 1:
+                pause_now()
             return super().train_batch(batch, epoch_idx, batch_idx)
 
     # To the records it is the class itself.
-    Stopping.__module__, Stopping.__qualname__ = trial_class.__module__, trial_class.__qualname__
-    return Stopping
+    Pausing.__module__, Pausing.__qualname__ = trial_class.__module__, trial_class.__qualname__
+    return Pausing

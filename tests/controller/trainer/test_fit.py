@@ -13,7 +13,7 @@ import trialrun
 from trialrun import Batch, Epoch, RunConflictError
 from trialrun.controller.bookkeeping import RunState, get_experiment
 
-from .scripts import FIT, KEEP_ALL, Scripts, load, stopping_at
+from .scripts import FIT, KEEP_ALL, Scripts, load, pausing_at
 
 
 @pytest.mark.parametrize("name", ["conv", "gan", "reducing"])
@@ -46,9 +46,9 @@ def test_what_a_script_draws_before_it_makes_the_trial_changes_no_weight(scripts
 def test_a_script_that_is_run_again_goes_on_exactly(name: str, scripts: Scripts) -> None:
     scripts.train(load(name))
     settings = {"name": "stopped"}
-    # The last is heard at batch 8, before the validation there, which is then owed.
-    for asked, stopped in ((3, 3), (6, 6), (9, 8)):
-        trial_class = stopping_at(load(name), asked)
+    # The last is heard before the validation at batch 8, which is then owed.
+    for stopped in (3, 6, 8):
+        trial_class = pausing_at(load(name), stopped)
         paused = scripts.train(trial_class, settings, latest_checkpoint="latest")
         assert (paused.is_completed, paused.batches, paused.experiment) == (False, stopped, 2)
     completed = scripts.train(load(name), settings, latest_checkpoint="latest")
@@ -71,7 +71,7 @@ def test_asked_for_10_and_stopped_at_6_it_trains_4_more(scripts: Scripts) -> Non
 
     trained: list[int] = []
     with scripts.init(slots=1) as context:
-        trialrun.Trainer(stopping_at(Counting, 6)(context), context).fit(**FIT)
+        trialrun.Trainer(pausing_at(Counting, 6)(context), context).fit(**FIT)
     with scripts.init(slots=1) as context:
         trial = Counting(context)
         assert context.get_initial_batch() == 0  # nobody knows of the checkpoint yet

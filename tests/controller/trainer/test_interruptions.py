@@ -18,7 +18,7 @@ import trialrun
 from trialrun.cli import main
 from trialrun.controller.bookkeeping import RunState, get_experiment, request_stop
 
-from .scripts import FIT, Scripts, load
+from .scripts import FIT, Scripts, load, pause_now
 
 
 @pytest.fixture(autouse=True)
@@ -146,17 +146,39 @@ def test_pause_from_elsewhere_lets_fit_return(scripts: Scripts) -> None:
 
 
 def test_a_stop_that_was_asked_for_once_does_not_stop_the_next_fit(scripts: Scripts) -> None:
+    with scripts.init() as context:
+        trainer = trialrun.Trainer(doing_at(4, lambda _: pause_now())(context), context)
+        assert not trainer.fit(**FIT).is_completed
+        assert trainer.fit(**FIT).is_completed
+
+
+def test_a_trial_that_ends_itself_is_complete_until_another_length_is_asked_for(
+    scripts: Scripts, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ask(context: trialrun.TrialContext) -> None:
         context.set_stop_requested(True)
 
     with scripts.init() as context:
         trainer = trialrun.Trainer(doing_at(4, ask)(context), context)
-        assert not trainer.fit(**FIT).is_completed
-        assert trainer.fit(**FIT).is_completed
+        first = trainer.fit(**FIT)
+        assert (first.is_completed, first.batches) == (True, 6)
+        ended = "Completed experiment 1 after 6 of 10 batches: the trial itself asked to end."
+        assert capsys.readouterr().out.splitlines()[-1] == ended
+        again = trainer.fit(**FIT)
+        assert (again.is_completed, again.batches) == (True, 6)
+        assert (
+            "The trial itself asked to end at batch 6, and is complete: nothing is trained. Ask "
+            "for another max_length than 10ba to go on."
+        ) in caplog.messages
+        longer = trainer.fit(**{**FIT, "max_length": "11ba"})
+        assert (longer.is_completed, longer.batches) == (True, 11)
+        assert (
+            "The trial itself asked to end at batch 6. It goes on, since max_length is 11ba now."
+        ) in caplog.messages
 
 
 def test_resume_by_command_is_refused_and_says_what_to_do(scripts: Scripts) -> None:
-    scripts.train(doing_at(4, lambda context: context.set_stop_requested(True)))
+    scripts.train(doing_at(4, lambda _: pause_now()))
     result = CliRunner().invoke(main, ["resume", "1", "--home", str(scripts.home)])
     assert result.exit_code != 0
     assert (
@@ -241,7 +263,7 @@ def test_a_class_of_an_interactive_session_has_no_file_and_the_record_says_so(
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("from trials.linear import Linear\nclass Cell(Linear): pass", namespace)
-    scripts.train(doing_at(4, lambda context: context.set_stop_requested(True)))
+    scripts.train(doing_at(4, lambda _: pause_now()))
     result = scripts.train(namespace["Cell"])
     assert result.experiment == 2
     row = get_experiment(scripts.database, 2)

@@ -17,13 +17,13 @@ from trialrun.controller.home import find_home
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.trainer.fitting import TrainingResult
 
-from .scripts import FIT, Scripts, load, stopping_at
+from .scripts import FIT, Scripts, load, pausing_at
 
 
 @pytest.fixture
 def paused(scripts: Scripts) -> TrainingResult:
     """A run that was paused after 6 of 10 batches."""
-    return scripts.train(stopping_at(load("linear"), 6))
+    return scripts.train(pausing_at(load("linear"), 6))
 
 
 def at_batch(scripts: Scripts, batches: int) -> CheckpointRow:
@@ -37,7 +37,7 @@ def test_the_newest_checkpoint_by_uuid_path_or_row_goes_on_with_its_experiment(
     names = [newest.uuid[:8], paused.checkpoint, str(paused.checkpoint), newest]
     for name in names:
         result = scripts.train(
-            stopping_at(load("linear"), 6), max_length="6ba", latest_checkpoint=name
+            pausing_at(load("linear"), 6), max_length="6ba", latest_checkpoint=name
         )
         assert (result.experiment, result.batches) == (1, 6)
     assert [row.resumed_from for row in scripts.attempts()] == [None] + [newest.uuid] * 4
@@ -138,7 +138,7 @@ def test_the_threads_are_those_with_which_the_experiment_began(
     scripts: Scripts, caplog: pytest.LogCaptureFixture
 ) -> None:
     threads = {"checkpoint_gc": {"save_trial_latest": 9}, "intra_op_threads": 2}
-    scripts.train(stopping_at(load("linear"), 6), {"exp_conf": threads})
+    scripts.train(pausing_at(load("linear"), 6), {"exp_conf": threads})
     scripts.train(load("linear"), latest_checkpoint="latest")
     assert get_experiment(scripts.database, 1).config["intra_op_threads"] == 2
     assert not [message for message in caplog.messages if "threads" in message]

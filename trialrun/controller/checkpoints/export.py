@@ -18,7 +18,8 @@ import torch
 
 from trialrun._errors import CheckpointError
 from trialrun.controller.checkpoints.contents import METADATA_FILE, STATE_FILE
-from trialrun.controller.checkpoints.digest import digest
+from trialrun.controller.checkpoints.digest import digest, digest_like
+from trialrun.controller.checkpoints.digest_text import short
 from trialrun.controller.checkpoints.manifest import make_manifest
 from trialrun.controller.checkpoints.weights import (
     EXTRA_STATE_FILE,
@@ -56,11 +57,12 @@ def export_checkpoint(source: Path, folder: Path, with_optimizers: bool = False)
         names = _write_weights(source, weights, aside)
         if with_optimizers:
             optimizers = [torch.load(aside / name, weights_only=True) for name in files]
-        found = digest(read_weights(aside).models, optimizers)
-        if found != weights.metadata["digest"]:
+        copy, recorded = read_weights(aside), weights.metadata["digest"]
+        found = digest_like(recorded, copy.models, optimizers, copy.buffers)
+        if found != recorded:
             raise CheckpointError(
-                f"Checkpoint {source.name} has the digest {found[:16]}…, but "
-                f"{weights.metadata['digest'][:16]}… was recorded: its tensors have changed. "
+                f"Checkpoint {source.name} has the digest {short(found)}…, but "
+                f"{short(recorded)}… was recorded: its tensors have changed. "
                 "Nothing was exported; trialrun checkpoint verify says more."
             )
     return names

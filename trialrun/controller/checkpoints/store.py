@@ -160,7 +160,10 @@ class CheckpointStore:
     ) -> StoredCheckpoint:
         make_durable_folder(self._folder)
         partial.mkdir()
-        checksum = digest(contents.models, contents.state["optimizers"])
+        state = contents.state
+        checksum = digest(
+            contents.models, state["optimizers"], state.get("non_persistent_buffers", ())
+        )
         metadata: dict[str, Any] = {"uuid": identifier, "digest": checksum, **contents.metadata}
         write_contents(dataclasses.replace(contents, metadata=metadata), partial)
         if on_written is not None:

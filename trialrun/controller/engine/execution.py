@@ -417,6 +417,14 @@ class Execution(Engine):
         """Notes what the executing slot wishes."""
         self._stop_request.set_slot(self.slot, stop_requested)
 
+    def slot_asks_for_stop(self, slot: int) -> bool:
+        """Returns whether a slot of this process has asked for the trial's end."""
+        return self._stop_request.is_from_slot(slot)
+
+    def load_stop_request(self, slot: int, stop_requested: bool) -> None:
+        """Puts back what a slot had asked for when a checkpoint was taken."""
+        self._stop_request.set_slot(slot, stop_requested)
+
     def get_stop_requested(self) -> bool:
         """Returns this process's wish to stop."""
         return bool(self._stop_request)

@@ -63,6 +63,9 @@ class CheckpointSink(Protocol):
 class TrainingLoop:
     """Trains one trial to its end, or to the boundary at which a stop is agreed on.
 
+    The end is the plan's, or the one that the trial itself asks for; it is then remembered, since
+    a trial that ends early does so wherever it was stopped before.
+
     Args:
         config: Which checkpoints are wanted, and by which metric they are compared.
         plan: Length and periods.
@@ -75,7 +78,7 @@ class TrainingLoop:
         progress: What a checkpoint remembered; a new one at the start.
         stopwatch: Training time.
         agreement: What all processes agree on at a boundary.
-        callbacks: Told of checkpoints; they may ask for a stop at a boundary.
+        callbacks: Told of checkpoints; they may ask for the trial's end at a boundary.
         collectives: The processes.
         metadata: JSON data that every checkpoint repeats.
         sink: Where the chief hands checkpoints; None elsewhere.
@@ -131,6 +134,11 @@ class TrainingLoop:
             self._validate_if_due()
             self._checkpoint_if_due()
             self._hear_callbacks()
+        if self._is_at_end:
+            # Where a callback ended the trial, neither was due by the plan.
+            self._report()
+            if not self._stop:
+                self._validate()
         self._checkpoint()
         complete = self._is_at_end and self._is_validated
         return Outcome.COMPLETED if complete else Outcome.PAUSED
@@ -149,6 +157,7 @@ class TrainingLoop:
         if self._is_at_window_end:
             self._stop = bool(self._agreed[Event.STOP])
             self._time_is_up = bool(self._agreed[Event.END])
+            self._end_early_if(self._agreed)
 
     # What may be due at a boundary, in this order.
 
@@ -175,10 +184,18 @@ class TrainingLoop:
             self._validate()
 
     def _hear_callbacks(self) -> None:
-        """Stops here where a callback asked for it, rather than after another batch."""
+        """Ends here where a callback asked for it, rather than after another batch."""
         if self._callbacks.listen_to_boundaries and self._is_at_window_end:
             self._agreement.begin()
-            self._stop |= bool(self._agreement.settle()[Event.STOP])
+            agreed = self._agreement.settle()
+            self._stop |= bool(agreed[Event.STOP])
+            self._end_early_if(agreed)
+
+    def _end_early_if(self, agreed: list[int]) -> None:
+        if agreed[Event.EARLY_END] and self._progress.ended_at is None:
+            self._progress.ended_at = self._clock
+            # One of this batch may be there, which does not know that it is the last.
+            self._checkpointed_batches = None
 
     # The verbs.
 
@@ -187,6 +204,7 @@ class TrainingLoop:
         metrics = self._reporter.training()
         if metrics is not None:
             self._progress.training_metrics = metrics
+            self._hear_callbacks()
 
     def _validate(self) -> None:
         if self._is_validated:
@@ -199,6 +217,7 @@ class TrainingLoop:
         self._progress.validated_batches = self._clock
         self._progress.validation_metrics = evaluated.metrics
         self._reporter.validation(evaluated)
+        self._hear_callbacks()
         improved = self._note_best(evaluated.metrics)
         policy = self._config.checkpoint_policy
         if policy is CheckpointPolicy.ALL or (policy is CheckpointPolicy.BEST and improved):
@@ -252,6 +271,8 @@ class TrainingLoop:
 
     @property
     def _is_at_end(self) -> bool:
+        if self._progress.ended_at is not None:
+            return True
         total = self._plan.total_batches
         return self._time_is_up if total is None else self._clock >= total
 

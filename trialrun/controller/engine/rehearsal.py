@@ -11,8 +11,9 @@ import torch
 
 from trialrun._errors import CheckpointError, InvalidMetricError, nearest_name
 from trialrun._units import Batch
+from trialrun.controller.checkpoints.comparison import compare_contents
 from trialrun.controller.checkpoints.contents import read_contents
-from trialrun.controller.checkpoints.digest import named_tensors
+from trialrun.controller.checkpoints.digest_text import short
 from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig
 from trialrun.controller.engine.parallel.collectives import Collectives
@@ -146,17 +147,12 @@ def _compare(straight: Path, restored: Path, num_batches: int) -> None:
     first, second = read_contents(straight), read_contents(restored)
     if first.metadata["digest"] == second.metadata["digest"]:
         return
-    tensors = named_tensors(first.models, first.state["optimizers"])
-    others = dict(named_tensors(second.models, second.state["optimizers"]))
-    differing = [
-        name
-        for name, tensor in tensors
-        if name not in others or not torch.equal(tensor, others.pop(name))
-    ] + list(others)
+    difference = compare_contents(first, second).first
+    assert difference is not None  # the digests differ
     raise CheckpointError(
         f"The trial does not resume exactly: {num_batches} batches give the digest "
-        f"{first.metadata['digest'][:16]} straight and {second.metadata['digest'][:16]} with a "
-        f"restore between them. The first tensor that differs is {differing[0]}. Usual causes: the "
-        "trial keeps state of its own from batch to batch, draws from a generator of its own, or "
-        "reads the time."
+        f"{short(first.metadata['digest'])} straight and {short(second.metadata['digest'])} with "
+        f"a restore between them. The first tensor that differs is {difference.describe()}. Usual "
+        "causes: the trial keeps state of its own from batch to batch, draws from a generator of "
+        "its own, or reads the time."
     )

@@ -22,11 +22,12 @@ ENDLESS_EPOCH = 2**62
 class Event(enum.IntEnum):
     """What can fall due; the values index the wishes that processes agree on."""
 
-    STOP = 0
-    END = 1
-    REPORT = 2
-    VALIDATION = 3
-    CHECKPOINT = 4
+    STOP = 0  # somebody outside asks: the trial is paused
+    END = 1  # its time is up
+    EARLY_END = 2  # the trial itself has had enough: it is complete
+    REPORT = 3
+    VALIDATION = 4
+    CHECKPOINT = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ class BoundaryWishes:
     """What this process wishes at a boundary, in the order of ``Event``: 1 for yes.
 
     Args:
-        stop_request: Its wish to stop.
+        stop_request: What it and its slots were asked, or ask.
         stopwatch: The chief's watch, which decides what is due by time; None elsewhere, since the
             watches of processes differ.
     """
@@ -230,15 +231,15 @@ class BoundaryWishes:
 
     def __call__(self) -> list[int]:
         """Returns all wishes of this moment."""
-        return self._with_stop(bool(self._stop_request))
+        wishes = self.from_outside()
+        if self._stop_request.from_slots:
+            wishes[Event.EARLY_END] = 1
+        return wishes
 
     def from_outside(self) -> list[int]:
         """Returns those of this moment that do not come from the trial itself."""
-        return self._with_stop(self._stop_request.from_outside)
-
-    def _with_stop(self, stop: bool) -> list[int]:
         wishes = _NO_WISHES.copy()
-        if stop:
+        if self._stop_request.from_outside:
             wishes[Event.STOP] = 1
         if self._stopwatch is not None:
             for event in self._stopwatch.events:

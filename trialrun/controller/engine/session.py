@@ -209,6 +209,7 @@ class TrialSession:
                 if collectives.is_chief:
                     logger.warning(difference)
             progress = snapshots.restore(contents)
+            self._reconsider_early_end(progress, contents.metadata, config, runtime)
             stopwatch.load_state_dict(contents.state["stopwatch"])
         if collectives.is_chief:
             _warn_of_small_dataset(facts, self.plan)
@@ -267,6 +268,34 @@ class TrialSession:
             },
             sink=None if sink is None else TensorBoardSink(sink, self._tensorboard_log),
         )
+
+    def _reconsider_early_end(
+        self,
+        progress: Progress,
+        before: dict[str, Any],
+        config: ExperimentConfig,
+        runtime: Runtime,
+    ) -> None:
+        """Lets a trial that ended itself go on where another length is asked for since."""
+        if progress.ended_at is None:
+            return
+        length = str(config.max_length)
+        is_same = before["experiment_config"]["max_length"] == length
+        if not is_same:
+            for slot in self._execution.slot_numbers:
+                runtime.stop_request.set_slot(slot, False)
+        if runtime.collectives.is_chief:
+            logger.warning(
+                "The trial itself asked to end at batch %d, and is complete: nothing is trained. "
+                "Ask for another max_length than %s to go on."
+                if is_same
+                else "The trial itself asked to end at batch %d. It goes on, since max_length is "
+                "%s now.",
+                progress.ended_at,
+                length,
+            )
+        if not is_same:
+            progress.ended_at = None
 
     def describe_data(self, keep: Callable[[NDArray[Any]], str]) -> dict[str, Any]:
         """Returns what is known of the training data, and which records make a batch, as JSON data.

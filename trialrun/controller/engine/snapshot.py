@@ -34,6 +34,7 @@ class Progress:
         validated_batches: The batch of the last whole validation.
         validation_metrics: What it found.
         training_metrics: What the last report found.
+        ended_at: The batch at which the trial itself asked to end, if it did.
     """
 
     best_metric: float | None = None
@@ -41,6 +42,7 @@ class Progress:
     validated_batches: int | None = None
     validation_metrics: dict[str, float] | None = None
     training_metrics: dict[str, float] | None = None
+    ended_at: int | None = None
 
 
 _MODELS, _OPTIMIZERS = "models_state_dict", "optimizers_state_dict"
@@ -195,6 +197,7 @@ class Snapshots:
                     "gradients": self._execution.slot_state.gradients(slot),
                     "loader": self._data.slot_state(slot),
                     "reducers": self._execution.reducers.slot_state(slot),
+                    "asks_for_stop": self._execution.slot_asks_for_stop(slot),
                 }
             )
         return states
@@ -205,6 +208,9 @@ class Snapshots:
             self._window.load_slot_state(slot, plain.restore(states[slot]["metrics"]))
             self._execution.slot_state.load_gradients(slot, states[slot]["gradients"])
             self._data.load_slot_state(slot, states[slot]["loader"])
+            # Checkpoints of earlier versions know nothing of it.
+            asks_for_stop = states[slot].get("asks_for_stop", False)
+            self._execution.load_stop_request(slot, asks_for_stop)
 
     def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
         names = {

@@ -11,13 +11,23 @@ from trialrun.controller.engine.parallel.meetings import FINISHED, Meetings
 class StopRequest:
     """Whether this process was asked to stop: from outside, or by slots of the trial.
 
-    A request from outside, by a signal or a command, stays. Any thread and any signal handler may
-    make it: one assignment, no lock.
+    A request from outside, by a signal or a command, pauses the trial, and stays. Any thread and
+    any signal handler may make it: one assignment, no lock. A slot's request completes the trial;
+    it is part of what the slot knows, and kept in checkpoints.
     """
 
     def __init__(self) -> None:
         self.from_outside = False
         self._slots: set[int] = set()
+
+    @property
+    def from_slots(self) -> bool:
+        """Whether a slot of this process asks for it."""
+        return bool(self._slots)
+
+    def is_from_slot(self, slot: int) -> bool:
+        """Returns whether this slot asks for it."""
+        return slot in self._slots
 
     def set(self) -> None:
         """Asks to stop at the next boundary."""
@@ -36,7 +46,7 @@ class StopRequest:
             self._slots.discard(slot)
 
     def __bool__(self) -> bool:
-        return self.from_outside or bool(self._slots)
+        return self.from_outside or self.from_slots
 
 
 class Wishes(Protocol):

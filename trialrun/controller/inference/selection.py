@@ -113,7 +113,8 @@ def names_folder(checkpoint: str | Path) -> bool:
     Raises:
         CheckpointError: It is neither.
     """
-    if Path(checkpoint).expanduser().is_dir():
+    # An empty text would be the folder where the command was typed.
+    if str(checkpoint) and Path(checkpoint).expanduser().is_dir():
         return True
     if isinstance(checkpoint, str) and _UUID.fullmatch(checkpoint):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ def join(
     """
     if place.size == 1:
         return SingleProcess()
+    # Its functions keep the default group of the moment at which it is imported, as the first
+    # optimizer does, and with it threads that would call into the interpreter after its end.
+    importlib.import_module("torch.distributed.nn.functional")
     is_cuda = device.type == "cuda"
     # Without a store torch finds its own by the variables that the launcher has set.
     store = None if place.address is None else _meet(place, place.address, timeout)
@@ -48,9 +52,15 @@ def join(
     return ProcessGroup(device)
 
 
-def leave() -> None:
-    """Takes down what ``join`` has set up; all processes call it."""
-    if dist.is_initialized():
+def leave(collectives: Collectives, *, has_joined: bool = True) -> None:
+    """Takes down what ``join`` has set up; all processes call it.
+
+    Args:
+        collectives: What it returned.
+        has_joined: Whether torch's default group is one that ``join`` has made.
+    """
+    collectives.leave()
+    if has_joined and dist.is_initialized():
         dist.destroy_process_group()
 
 

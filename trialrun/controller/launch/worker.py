@@ -117,7 +117,8 @@ class _Process:
         else:
             outcome = self._run(self._new_session(collectives, None))
         # Not after a failure: then peers are gone, and the process ends anyway.
-        leave()
+        collectives.close()
+        leave(collectives)
         return outcome
 
     def _train_as_chief(self, collectives: Collectives, recording: Recording) -> Outcome:

@@ -15,6 +15,7 @@ from trialrun.controller.bookkeeping import (
     RunState,
     checkpoints_of_trial,
     finish_attempt,
+    get_trial,
 )
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.loop import Outcome
@@ -24,7 +25,7 @@ from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import weights_folder
-from trialrun.controller.wording import count
+from trialrun.controller.wording import completed, count
 
 
 class ChiefAttempt:
@@ -104,7 +105,7 @@ class ChiefAttempt:
             "experiment": number,
             "batches": batches,
             "checkpoint": None if newest is None else newest.path,
-            "text": f"Completed experiment {number} after {batches} batches."
+            "text": completed(number, batches, get_trial(database, claimed.trial.id).total_batches)
             if is_completed
             else f"Paused experiment {number} after {batches} batches. To go on, "
             f"{how_to_go_on(claimed.experiment)}.",

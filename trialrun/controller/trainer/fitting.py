@@ -51,7 +51,8 @@ class TrainingResult:
     Args:
         experiment: The experiment's number on record; None for a rehearsal.
         batches: Batches completed.
-        is_completed: Whether the trial has reached its length; False where it was paused.
+        is_completed: Whether the trial has reached its length, or has ended itself early; False
+            where it was paused.
         checkpoint: The folder of the newest checkpoint, from which a later fit goes on.
     """
 

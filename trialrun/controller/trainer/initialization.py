@@ -230,16 +230,18 @@ def _joined(place: Place, device: torch.device) -> Iterator[Collectives]:
     if place.size == 1:
         yield SingleProcess()
         return
-    is_joined = dist.is_initialized()  # by the script itself, which then also leaves
-    collectives = ProcessGroup(device) if is_joined else join(place, device)
+    has_joined = not dist.is_initialized()  # else the script has, which then also leaves
+    collectives = join(place, device) if has_joined else ProcessGroup(device)
     try:
         yield collectives
     except Exception:
-        # With NCCL, and after Ctrl-C, something may be under way that waits for lost processes.
-        if device.type == "cpu" and not is_joined:
-            leave()
-        raise
-    finally:
         collectives.close()
-    if not is_joined:
-        leave()
+        # With NCCL, and after Ctrl-C, something may be under way that waits for lost processes.
+        if device.type == "cpu":
+            leave(collectives, has_joined=has_joined)
+        raise
+    except BaseException:
+        collectives.close()
+        raise
+    collectives.close()
+    leave(collectives, has_joined=has_joined)

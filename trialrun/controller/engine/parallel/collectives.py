@@ -48,6 +48,9 @@ class Collectives(abc.ABC):
     def close(self) -> None:  # noqa: B027 - one process has nothing to close
         """Takes down what was set up besides torch's own groups."""
 
+    def leave(self) -> None:  # noqa: B027 - one process has joined nobody
+        """Takes down torch's group for objects; after ``close``, where no process was lost."""
+
     @property
     def is_chief(self) -> bool:
         """Whether this process writes checkpoints and records."""
@@ -188,6 +191,14 @@ class ProcessGroup(Collectives):
     def close(self) -> None:
         """Takes the lines down."""
         self._lines.close()
+
+    def leave(self) -> None:
+        """Ends the threads of the group for objects.
+
+        A group that lived on to the interpreter's end could call into it when it is no more.
+        """
+        dist.destroy_process_group(self._host_group)
+        del self._host_group
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""
