@@ -9,108 +9,20 @@ import collections
 import contextlib
 import os
 import random
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from trialrun.controller.bookkeeping import (
-    CheckpointState,
-    Database,
-    attempts_of_trial,
-    checkpoints_of_trial,
-    get_trial,
-    list_experiments,
-    training_metrics_of_trial,
-    validation_metrics_of_trial,
-)
-from trialrun.controller.checkpoints.manifest import verify
+from .commands import Command, Shell
+from .place import NUM_BATCHES, Outcome, Place
 
-from .commands import Command, Shell, open_shell
-
-# 37 records in global batches of 8: 5 batches an epoch, 60 in all. Windows of two: stops are there.
-CONFIG = """
-hyperparameters: {pause_seconds: 0.005}
-slots: 4
-max_length: 12ep
-aggregation_frequency: 2
-reporting_period: 3ba
-validation_period: 1ep
-checkpoint_period: %s
-checkpoint_policy: none
-checkpoint_gc: {save_trial_latest: 3}
-max_restarts: 1000
-seed: 11
-"""
-NUM_BATCHES = 60
 LONGEST_WAIT_SECONDS = 1.2
 SHARE_IN_TRAINING = 0.6
 """Of the faults; the others come whenever it may be: in a set-up, a stop, between attempts."""
-
-Outcome = tuple[dict[int, str], list[tuple[str, int, dict[str, float]]]]
-"""The digest of each checkpoint by its batch, and all metrics."""
-
-
-class Place:
-    """A folder with the trial, its configuration, and a home of its own."""
-
-    def __init__(self, shell: Shell, folder: Path, checkpoint_period: str) -> None:
-        folder.mkdir()
-        shutil.copy(Path(__file__).with_name("faulty_trial.py"), folder / "trial.py")
-        (folder / "trial.yaml").write_text(CONFIG % checkpoint_period, encoding="utf-8")
-        self._shell = shell
-        self._folder = folder
-        self._home = folder / "home"
-
-    def start(self, num_processes: int) -> Command:
-        """Submits the trial, or goes on with it where it is on record."""
-        what = ("resume", "1") if self.is_submitted else ("submit", "trial.py")
-        arguments = (*what, "--processes", str(num_processes))
-        return self._shell.start(*arguments, home=self._home, folder=self._folder)
-
-    def type(self, *arguments: str) -> Command:
-        return self._shell.start(*arguments, home=self._home, folder=self._folder)
-
-    @property
-    def is_submitted(self) -> bool:
-        return (self._home / "trialrun.db").exists() and bool(list_experiments(self.database))
-
-    def num_attempts_training(self) -> int:
-        """Attempts that have come as far as the first batch."""
-        if not self.is_submitted:
-            return 0
-        attempts = attempts_of_trial(self.database, 1)
-        return sum(row.training_started_at is not None for row in attempts)
-
-    @property
-    def database(self) -> Database:
-        return Database.open(f"sqlite:///{self._home / 'trialrun.db'}", create=False)
-
-    def outcome(self) -> Outcome:
-        """What a complete run has left; everything in it is whole."""
-        database = self.database
-        trial = get_trial(database, 1)
-        assert trial.state.name == "COMPLETED"
-        assert trial.batches_completed == NUM_BATCHES
-        assert not [row for row in attempts_of_trial(database, 1) if row.state.is_running]
-        checkpoints = checkpoints_of_trial(database, 1)
-        whole = [row for row in checkpoints if row.state is CheckpointState.COMPLETED]
-        for row in whole:
-            verify(Path(row.path), row.files)
-        folders = {path.name for path in Path(whole[0].path).parent.iterdir()}
-        assert folders == {row.uuid for row in whole}
-        training = training_metrics_of_trial(database, 1)
-        validation = validation_metrics_of_trial(database, 1)
-        metrics = [("training", row.batches, row.metrics) for row in training]
-        metrics += [("validation", row.batches, row.metrics) for row in validation]
-        digests = {row.batches: row.digest for row in checkpoints}
-        # What was trained again, after a fault, gave the same.
-        assert {(row.batches, row.digest) for row in checkpoints} == set(digests.items())
-        return digests, metrics
 
 
 class Faults:
@@ -169,21 +81,6 @@ KINDS: list[Callable[[Faults, random.Random], None]] = [
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with open_shell(tmp_path_factory.mktemp("commands")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def straight(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """The run without a fault, with a checkpoint at every window."""
-    place = Place(shell, tmp_path_factory.mktemp("straight") / "place", "2ba")
-    command = place.start(1)
-    assert shell.finish(command) == 0, command.text
-    return place.outcome()
 
 
 def test_faults_change_nothing(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -27,32 +25,9 @@ from trialrun.controller.checkpoints.retention import CheckpointKeeper
 from trialrun.controller.checkpoints.store import StoredCheckpoint
 from trialrun.controller.config import read_config
 
+from .other_program import OtherProgram
+
 LOCKED_SECONDS = 1.0
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.readline()
-connection.execute("ROLLBACK")
-"""
-
-
-class OtherProgram:
-    """A process that has the database to itself until it is told to let go."""
-
-    def __init__(self, file: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", LOCK, str(file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "locked\n"
-
-    def let_go(self) -> None:
-        self._process.communicate("now\n")
 
 
 @pytest.fixture
