@@ -94,6 +94,12 @@ class Place:
         except BookkeepingError:  # it is just being made
             return False
 
+    def num_attempts_training(self) -> int:
+        """Attempts that have come as far as the first batch."""
+        if not self.is_submitted:
+            return 0
+        return sum(row.training_started_at is not None for row in self.attempts())
+
     @property
     def database(self) -> Database:
         return Database.open(f"sqlite:///{self.database_file}", create=False)
