@@ -7,6 +7,8 @@ as any, and is killed as any, but it and all others share one server of training
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import signal
@@ -20,6 +22,8 @@ from typing import Any
 import psutil
 
 _PATIENCE_SECONDS = 120.0
+_LOADED = ["trialrun.cli.run", "trialrun.cli._train", "trialrun.controller.experiments"]
+"""What commands that train load for themselves, torch above all."""
 
 
 class Command:
@@ -148,6 +152,9 @@ def _serve() -> None:
     from trialrun.controller.launch.server import start_server
 
     start_server()
+    for module in _LOADED:
+        importlib.import_module(module)
+    gc.freeze()  # so that a fork need not look through it
     server = forkserver._forkserver  # type: ignore[attr-defined]  # typeshed does not tell of it
     for line in sys.stdin:
         request = json.loads(line)

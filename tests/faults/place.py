@@ -62,14 +62,12 @@ class Place:
         self._shell = shell
         self._folder = folder
         self._home = folder / "home"
+        self._database: Database | None = None
 
     def start(self, num_processes: int) -> Command:
         """Submits the trial, or goes on with it where it is on record."""
         what = ("resume", "1") if self.is_submitted else ("submit", "trial.py")
         arguments = (*what, "--processes", str(num_processes))
-        return self._shell.start(*arguments, home=self._home, folder=self._folder)
-
-    def type(self, *arguments: str) -> Command:
         return self._shell.start(*arguments, home=self._home, folder=self._folder)
 
     @property
@@ -102,7 +100,9 @@ class Place:
 
     @property
     def database(self) -> Database:
-        return Database.open(f"sqlite:///{self.database_file}", create=False)
+        if self._database is None:
+            self._database = Database.open(f"sqlite:///{self.database_file}", create=False)
+        return self._database
 
     def outcome(self) -> Outcome:
         """What a complete run has left; everything in it is whole."""
