@@ -145,3 +145,24 @@ def test_a_stop_request_wins_over_a_restart(workplace: Workplace) -> None:
     assert result.code == 1
     assert "It was asked to stop, so it is not restarted." in result.err
     assert [row.state for row in workplace.attempts()] == [RunState.ERROR]
+
+
+def test_a_lost_server_is_started_again(
+    workplace: Workplace, straight: tuple[Workplace, Result]
+) -> None:
+    # The supervisor does not see its children then, and must not train beside them.
+    workplace.hold(6)
+    attempt = workplace.start("submit", "trial.py", "--processes", "2")
+    workplace.wait_until_held(6, attempt)
+    wait_for(lambda: len(workplace.checkpoints()) == 1)
+    training = attempt.training_processes()
+    server = training[0].parent()
+    assert server is not None and server.pid != attempt.pid
+    server.kill()
+    wait_for(lambda: not any(process.is_running() for process in training))
+    workplace.release(6)
+    result = attempt.finish()
+    assert result.code == 0, result.err
+    assert "Restart 1 of 5, from batch 4, checkpoint " in result.err
+    assert workplace.digests() == straight[0].digests()
+    assert workplace.metrics() == straight[0].metrics()

@@ -85,6 +85,7 @@ def test_beats_of_another_process_are_seen() -> None:
     child.join(PATIENCE_SECONDS)
     assert (heartbeats.total, heartbeats.batches) == (2, 41)
     heartbeats.beat(0, 39)
+    heartbeats.close()
     # The third has not begun, and does not count.
     assert (heartbeats.total, heartbeats.batches) == (3, 39)
 

@@ -162,6 +162,7 @@ class _Run:
             return supervise(assignment, self._bell, seconds)
         finally:
             self._bell.close()
+            assignment.heartbeats.close()
 
     def _restart_after(self, result: AttemptResult) -> Restart | Refusal:
         if result.failure is None:

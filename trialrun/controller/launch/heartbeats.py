@@ -53,6 +53,10 @@ class Heartbeats:
         rows = range(0, self._num_processes * _ROW, _ROW)
         return min((self._rows[row + 1] for row in rows if self._rows[row]), default=None)
 
+    def close(self) -> None:
+        """Shares the memory with nobody more, in this process; it can still be read."""
+        os.close(self._descriptor)
+
     def __reduce__(self) -> tuple[Any, ...]:
         from multiprocessing import reduction
 
