@@ -49,7 +49,11 @@ class Failure:
     def write(self, folder: Path) -> None:
         """Leaves the failure in the attempt's folder."""
         data = dataclasses.asdict(self) | {"kind": self.kind.name}
-        failure_file(folder, self.process).write_text(json.dumps(data), encoding="utf-8")
+        file = failure_file(folder, self.process)
+        # Whole or absent, as its process may be killed meanwhile.
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(data), encoding="utf-8")
+        partial.replace(file)
 
 
 def failure_file(folder: Path, process: int) -> Path:

@@ -137,8 +137,10 @@ def supervise(
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     folder, heartbeats = assignment.attempt_folder, assignment.heartbeats
     hang: list[Failure] = []
+    first_lost: ExitCodes = {}
 
     def on_loss(exit_codes: ExitCodes) -> None:
+        first_lost.update(exit_codes)
         bell.hang_up()
         silent = _silent(assignment, exit_codes)
         if silent and assignment.num_processes > 1 and not hang:
@@ -160,7 +162,7 @@ def supervise(
     )
     outcomes = agent.run_all()
     if outcomes is None:
-        failure = hang[0] if hang else _explain(assignment, agent.exit_codes)
+        failure = hang[0] if hang else first_cause(assignment, agent.exit_codes, first_lost)
         return AttemptResult(end=AttemptEnd.FAILED, failure=failure, batches=heartbeats.batches)
     return AttemptResult(end=AttemptEnd[outcomes[0]])
 
@@ -177,13 +179,25 @@ def _hang(batches: int | None, timeout_seconds: float | None, folder: Path) -> F
     )
 
 
-def _explain(assignment: Assignment, exit_codes: ExitCodes) -> Failure:
+def first_cause(assignment: Assignment, exit_codes: ExitCodes, first_lost: ExitCodes) -> Failure:
+    """Returns the first cause.
+
+    Args:
+        assignment: Where processes have said why they failed.
+        exit_codes: Of all processes.
+        first_lost: Of those that were found to have ended when nobody had been told to.
+    """
+    killed = [rank for rank, code in first_lost.items() if code == -signal.SIGKILL]
     failure = first_failure(assignment.attempt_folder)
-    if failure is not None and failure.kind is not FailureKind.PEER_LOST:
+    # Whatever others say of it: while they join each other, torch has many words for a lost one.
+    if not killed and failure is not None and failure.kind is not FailureKind.PEER_LOST:
+        return failure
+    silent = killed or _silent(assignment, exit_codes)
+    if failure is not None and not silent:
         return failure
     # Nobody has failed by itself: a process has ended, and could not say why. It is the first of
     # those: the others have missed it, or were ended for its sake.
-    rank = (_silent(assignment, exit_codes) or list(exit_codes))[0]
+    rank = (silent or list(exit_codes))[0]
     how = _how_it_ended(rank, exit_codes)
     return Failure(
         kind=FailureKind.LOST,
