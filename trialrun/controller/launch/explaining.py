@@ -37,12 +37,13 @@ def explain(
         cause: BaseException = error.__cause__
     else:
         cause = error
-    lost_worker = _LOST_LOADER_WORKER.match(str(cause))
-    if isinstance(cause, PeerLostError):
-        kind, message, trace = FailureKind.PEER_LOST, str(cause), None
-    elif isinstance(cause, RuntimeError) and lost_worker:
+    lost_worker = _LOST_LOADER_WORKER.search(str(cause))
+    # A signal handler of torch raises it wherever the process is, such as while it waits for peers.
+    if isinstance(cause, RuntimeError | PeerLostError) and lost_worker:
         kind, trace = FailureKind.LOST, None
         message = f"Process {process} lost a loader worker {place}: {lost_worker[0]}."
+    elif isinstance(cause, PeerLostError):
+        kind, message, trace = FailureKind.PEER_LOST, str(cause), None
     elif isinstance(cause, TrialrunError):
         kind, message, trace = FailureKind.RULE, str(cause), None
         if batches is not None:
