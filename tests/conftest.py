@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import python_start  # noqa: F401  # notes the environment before anything changes it
 import torch
 from hypothesis import settings
 

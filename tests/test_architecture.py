@@ -122,7 +122,10 @@ def test_the_environment_is_read_in_one_place() -> None:
     # What started a process tells it its place in this way; torch's agent is told that no signal
     # is its own; Python its order of hashes.
     assert readers.pop("trialrun.controller.launch.place") == set()
+    # cuBLAS takes its workspace from there; what tells libraries to compute otherwise is recorded.
     assert readers == {
+        "trialrun.controller.engine.determinism": {"CUBLAS_WORKSPACE"},
+        "trialrun.controller.engine.environment": {"name"},
         "trialrun.controller.launch.agent": {"'TORCHELASTIC_SIGNALS_TO_HANDLE'"},
         "trialrun.controller.launch.server": {"_HASH_SEED"},
     }

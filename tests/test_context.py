@@ -21,6 +21,8 @@ class FakeEngine(Engine):
     initial_batch = 5
     batches_completed = 0
     epoch_length = 3
+    aggregation_frequency = 4  # of 24 batches: 6 steps
+    total_batches = 24
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -98,9 +100,12 @@ def test_a_trial_is_given_its_hyperparameters_and_place(context: TrialContext) -
 
 def test_an_unknown_hyperparameter_names_the_nearest(context: TrialContext) -> None:
     assert message(lambda: context.get_hparam("l_r")) == (
-        "There is no hyperparameter 'l_r'. Add it under 'hyperparameters' in the configuration, or "
-        "give --hp l_r=VALUE. Did you mean 'lr'?"
+        "There is no hyperparameter 'l_r'. Did you mean 'lr'? Known: global_batch_size, lr. Add it "
+        "under 'hyperparameters' in the configuration, or give --hp l_r=VALUE."
     )
+    # As Determined's users catch it.
+    with pytest.raises(ValueError, match=r"^There is no hyperparameter 'seed'\. Known: global_"):
+        context.get_hparam("seed")
 
 
 def test_a_missing_global_batch_size_is_a_missing_hyperparameter(engine: FakeEngine) -> None:
@@ -244,11 +249,13 @@ def test_reducers_are_wrapped_until_training_begins(
 def test_training_calls_go_to_the_engine(context: TrialContext, engine: FakeEngine) -> None:
     loss, optimizer = torch.zeros(1), sgd(nn.Linear(1, 1))
     context.backward(loss, retain_graph=True)
+    context.backward(loss, loss, create_graph=True, inputs=[loss])
     context.step_optimizer(optimizer, clip_grads=sum, auto_zero_grads=False)
     scaler = torch.amp.GradScaler("cpu")
     context.step_optimizer(optimizer, scaler=scaler, closure=print)
     assert engine.calls == [
-        ("backward", loss, None, True, False),
+        ("backward", loss, None, True, False, None),
+        ("backward", loss, loss, False, True, [loss]),
         ("step_optimizer", optimizer, sum, False, None, None),
         ("step_optimizer", optimizer, None, True, scaler, print),
     ]
@@ -280,11 +287,13 @@ def test_before_training_there_is_no_current_batch(context: TrialContext, method
     )
 
 
-@pytest.mark.parametrize("value", [1, "yes", None])
-def test_a_switch_is_true_or_false(context: TrialContext, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1, "1, an int"), ("yes", "'yes', a str"), (None, "None")]
+)
+def test_a_switch_is_true_or_false(context: TrialContext, value: Any, shown: str) -> None:
     for method in ("set_stop_requested", "set_enable_tensorboard_logging"):
         assert message(lambda method=method: getattr(context, method)(value)) == (
-            f"{method} got {value!r}, a {type(value).__name__}; it takes True or False."
+            f"{method} got {shown}; it takes True or False."
         )
     assert not context.get_stop_requested()
 

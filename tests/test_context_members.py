@@ -74,6 +74,7 @@ ATTRIBUTES = [
 ]
 
 ADDED = {
+    "backward": ["inputs"],
     "experimental.use_amp": ["dtype", "scaler"],
     "step_optimizer": ["closure"],
     "wrap_optimizer": ["allow_shared_parameters"],

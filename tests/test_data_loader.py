@@ -18,12 +18,15 @@ class Stream(IterableDataset[int]):
         return iter(range(3))
 
 
-@pytest.mark.parametrize("dataset", [Stream(), iter([1, 2]), {1, 2}])
-def test_a_dataset_without_random_access_is_refused(dataset: Any) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "kind"),
+    [(Stream(), "a Stream"), (iter([1, 2]), "a list_iterator"), ({1, 2}, "a set"), (3, "an int")],
+)
+def test_a_dataset_without_random_access_is_refused(dataset: Any, kind: str) -> None:
     with pytest.raises(InvalidDataLoaderError) as caught:
         DataLoader(dataset)
     assert str(caught.value) == (
-        f"The dataset is a {type(dataset).__name__}, without __len__ and __getitem__. Exact resume "
+        f"The dataset is {kind}, without __len__ and __getitem__. Exact resume "
         "needs random access: give a map-style dataset."
     )
 

@@ -46,6 +46,26 @@ def test_an_unknown_step_mode_is_answered_with_all_known_ones(scheduler: Any, mo
     )
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (5, "wrap_lr_scheduler got an int, which has no step(). Give a torch.optim.lr_scheduler, "),
+        (
+            torch.optim.lr_scheduler.StepLR,
+            "wrap_lr_scheduler got the class StepLR. Give an object of it, or a function that ",
+        ),
+        (
+            type("Half", (), {"step": lambda self: None})(),
+            "wrap_lr_scheduler got a Half, which has no state_dict(). Give a torch.optim.",
+        ),
+    ],
+)
+def test_what_is_no_scheduler_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(InvalidTrialError) as caught:
+        LRScheduler(wrong, StepMode.STEP_EVERY_EPOCH)
+    assert str(caught.value).startswith(message)
+
+
 @pytest.mark.parametrize("frequency", [0, -2, 1.0, True])
 def test_a_frequency_is_whole_and_positive(scheduler: Any, frequency: Any) -> None:
     with pytest.raises(InvalidTrialError) as caught:

@@ -183,7 +183,7 @@ def test_two_packages_with_one_name_are_both_named(site: Path) -> None:
         (
             "constant",
             None,
-            "is counters.above:constant, a int, which cannot be called. The package must register "
+            "is counters.above:constant, an int, which cannot be called. The package must register "
             "a class or function that makes a new reducer.",
         ),
         (

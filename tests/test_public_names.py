@@ -47,13 +47,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_all_errors_have_one_parent() -> None:
     errors = [getattr(trialrun, name) for name in trialrun.__all__ if name.endswith("Error")]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, TrialrunError) for error in errors)
 
 
 def test_a_wrong_name_is_answered_with_the_nearest_or_with_all() -> None:
     assert nearest_name("slot", ["seed", "slots"]) == " Did you mean 'slots'?"
     assert nearest_name("xyz", ["seed", "slots"]) == " Known: seed, slots."
+    assert nearest_name("slot", ["seed", "slots"], lists_all=True) == (
+        " Did you mean 'slots'? Known: seed, slots."
+    )
     assert nearest_name("xyz", []) == ""
 
 

@@ -13,10 +13,9 @@ from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef, 
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from trials.measuring import Measuring, records
 
-from trialrun import CheckpointError, InvalidTrialError
+from trialrun import CheckpointError, InvalidTrialError, ReducerError
 from trialrun._torchmetrics import TorchmetricsReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
-from trialrun.controller.engine.reports.reducers import ReducerError
 
 CPU = torch.device("cpu")
 

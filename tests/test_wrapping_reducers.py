@@ -70,10 +70,11 @@ def test_a_function_is_given_an_update(wrap: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reducer", "kind"), [(3.0, "float"), (None, "NoneType"), ([sum], "list"), (nn.ReLU(), "ReLU")]
+    ("reducer", "kind"),
+    [(3.0, "a float"), (None, "None"), ([sum], "a list"), (nn.ReLU(), "a ReLU")],
 )
 def test_anything_else_is_refused(wrap: Callable[..., Any], reducer: Any, kind: str) -> None:
-    assert message(lambda: wrap(reducer, "name")) == f"wrap_reducer got a {kind}. {TAKES}"
+    assert message(lambda: wrap(reducer, "name")) == f"wrap_reducer got {kind}. {TAKES}"
 
 
 @pytest.mark.parametrize("kind", [Sum, MeanMetric])
@@ -84,10 +85,10 @@ def test_a_class_instead_of_an_object_is_told(wrap: Callable[..., Any], kind: ty
     )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("", "str"), (3, "int"), (True, "bool")])
+@pytest.mark.parametrize(("name", "kind"), [("", "a str"), (3, "an int"), (True, "a bool")])
 def test_a_name_is_a_text(wrap: Callable[..., Any], name: Any, kind: str) -> None:
     assert message(lambda: wrap(Sum(), name)) == (
-        f"wrap_reducer got the name {name!r}, a {kind}. Give the metric's name as a text, or none "
+        f"wrap_reducer got the name {name!r}, {kind}. Give the metric's name as a text, or none "
         "for a reducer that returns a dictionary of metrics."
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InvalidDataLoaderError,
         InvalidMetricError,
         InvalidTrialError,
+        ReducerError,
         RunConflictError,
         TrialrunError,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "LRScheduler",
     "MetricReducer",
     "Reducer",
+    "ReducerError",
     "RunConflictError",
     "StepMode",
     "Time",
@@ -76,6 +78,7 @@ _HOMES = {
     "LRScheduler": "_lr_scheduler",
     "MetricReducer": "_reducers",
     "Reducer": "_reducers",
+    "ReducerError": "_errors",
     "RunConflictError": "_errors",
     "StepMode": "_lr_scheduler",
     "Time": "_units",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
+
 
 class Callback:
     """Code that is called at events of the loop; ``Trial.build_callbacks`` returns them by name.
@@ -56,6 +58,19 @@ class Callback:
 
         Args:
             batch_idx: Batches completed since the start of the trial.
+        """
+
+    def on_optimizer_step_end(self, optimizer: torch.optim.Optimizer, step_idx: int) -> None:
+        """Called after each step of a wrapped optimizer, once in each process for all its slots.
+
+        Weights and learning rates are new; gradients are those of the step, not cleared yet. It is
+        not called after a step that a gradient scaler skipped. Gradients are off: change weights in
+        place, such as ``parameter.clamp_(-1, 1)``. Buffers of wrapped models are those of slot 0;
+        what is changed in them is changed for all slots.
+
+        Args:
+            optimizer: The wrapped optimizer.
+            step_idx: From 0, counted for this optimizer since the start of the trial.
         """
 
     def on_training_batch_end(self, batch_idx: int) -> None:

@@ -12,16 +12,23 @@ import torch
 from trialrun import _batch_contents
 from trialrun._adapted_reducers import FunctionReducer
 from trialrun._batch_size import check_global_batch_size
+from trialrun._clock import Clock
 from trialrun._construction import Construction, TrialOwner
 from trialrun._distributed import Distributed
-from trialrun._engine import ClipGrads, Closure, Engine
-from trialrun._errors import ConfigurationError, InvalidTrialError, nearest_name
+from trialrun._engine import BackwardInputs, ClipGrads, Closure, Engine
+from trialrun._errors import (
+    ConfigurationError,
+    InvalidTrialError,
+    UnknownHyperparameterError,
+    nearest_name,
+)
 from trialrun._experimental import Experimental
 from trialrun._lr_scheduler import LRScheduler, StepMode, SupportsStep
 from trialrun._profiling import make_profiler
 from trialrun._reducers import MetricReducer
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
+from trialrun._wording import with_type
 from trialrun._wrapped import AutomaticAmp, Wrapped, WrappedOptimizer, WrappedReducer
 from trialrun._wrapping_reducers import make_wrapped_reducer
 
@@ -36,7 +43,7 @@ _Scaler = TypeVar("_Scaler", bound=torch.amp.GradScaler)
 _Reducing = TypeVar("_Reducing", bound=MetricReducer | torch.nn.Module)
 
 
-class TrialContext(TrialOwner):
+class TrialContext(Clock, TrialOwner):
     """What a trial knows of its run, and the calls by which it trains.
 
     trialrun makes it and hands it to the trial's constructor. The ``wrap`` methods take the user's
@@ -74,6 +81,7 @@ class TrialContext(TrialOwner):
         tensorboard: TensorBoard | None = None,
         record: RunRecord | None = None,
     ) -> None:
+        super().__init__(engine)
         self.device = device
         self.num_slots = num_slots
         self.experimental = Experimental(device=device, set_amp=self._set_amp)
@@ -82,7 +90,6 @@ class TrialContext(TrialOwner):
         self._hyperparameters = dict(hyperparameters)
         self._seed = seed
         self._wrapped = Wrapped()
-        self._engine = engine
         self._tensorboard = tensorboard or TensorBoard(
             None, logs_metrics=None, engine=engine, is_chief=True
         )
@@ -107,13 +114,13 @@ class TrialContext(TrialOwner):
         """Returns one hyperparameter.
 
         Raises:
-            ConfigurationError: There is none of that name.
+            ConfigurationError: There is none of that name; it is a ``ValueError`` too.
         """
         if name not in self._hyperparameters:
-            raise ConfigurationError(
-                f"There is no hyperparameter {name!r}. Add it under 'hyperparameters' in the "
-                f"configuration, or give --hp {name}=VALUE."
-                + nearest_name(name, self._hyperparameters)
+            known = nearest_name(str(name), self._hyperparameters, lists_all=True)
+            raise UnknownHyperparameterError(
+                f"There is no hyperparameter {name!r}.{known} Add it under 'hyperparameters' in "
+                f"the configuration, or give --hp {name}=VALUE."
             )
         return self._hyperparameters[name]
 
@@ -132,10 +139,6 @@ class TrialContext(TrialOwner):
     def get_trial_seed(self) -> int:
         """Returns the seed of which all of the trial's randomness is a function."""
         return self._seed
-
-    def get_initial_batch(self) -> int:
-        """Returns the batches completed when this attempt began: 0 unless it was resumed."""
-        return self._engine.initial_batch
 
     def get_experiment_config(self) -> dict[str, Any]:
         """Returns a copy of the experiment's configuration, complete.
@@ -199,8 +202,11 @@ class TrialContext(TrialOwner):
 
     @property
     def lr_schedulers(self) -> list[LRScheduler]:
-        """The wrapped schedulers with their step modes, in the order of wrapping."""
-        return self._wrapped.lr_schedulers
+        """The wrapped schedulers with their step modes, in the order of wrapping.
+
+        Those that functions make are among them when they are made.
+        """
+        return [wrapped for wrapped in self._wrapped.lr_schedulers if wrapped.is_made]
 
     @property
     def reducers(self) -> list[WrappedReducer]:
@@ -282,24 +288,40 @@ class TrialContext(TrialOwner):
         self._wrapped.add_scaler(scaler)
         return scaler
 
+    @overload
     def wrap_lr_scheduler(
         self, lr_scheduler: _Scheduler, step_mode: StepMode, frequency: int = 1
-    ) -> _Scheduler:
+    ) -> _Scheduler: ...
+
+    @overload
+    def wrap_lr_scheduler(
+        self, lr_scheduler: Callable[[], SupportsStep], step_mode: StepMode, frequency: int = 1
+    ) -> LRScheduler: ...
+
+    def wrap_lr_scheduler(self, lr_scheduler: Any, step_mode: StepMode, frequency: int = 1) -> Any:
         """Puts a learning-rate scheduler under trialrun's care, which then steps it.
 
         Args:
-            lr_scheduler: The scheduler; it is returned itself.
+            lr_scheduler: The scheduler; it is returned itself. Or a function without arguments that
+                makes it: it is called when the training data is built, so that
+                ``get_total_batches`` is known whatever the unit of ``max_length``; what is returned
+                has the scheduler's ``step`` and ``get_last_lr``.
             step_mode: The event that steps it. With ``MANUAL_STEP`` the trial calls its ``step``:
                 in ``train_batch`` every slot calls it, and it steps once for all.
             frequency: Step at every ``frequency``-th event, counted from the trial's start.
 
         Raises:
-            InvalidTrialError: The step mode or frequency is wrong, the scheduler's optimizer was
-                not wrapped before, or __init__ is over.
+            InvalidTrialError: It is no scheduler, the step mode or frequency is wrong, the
+                scheduler's optimizer was not wrapped before, or __init__ is over.
         """
         self._require_constructor("wrap_lr_scheduler")
-        self._wrapped.add_lr_scheduler(LRScheduler(lr_scheduler, step_mode, frequency))
-        return lr_scheduler
+        wrapped = LRScheduler(lr_scheduler, step_mode, frequency)
+        self._wrapped.add_lr_scheduler(wrapped)
+        return wrapped if wrapped.has_function else lr_scheduler
+
+    def make_lr_schedulers(self) -> None:
+        """Called by trialrun itself when the trial's length is known."""
+        self._wrapped.make_lr_schedulers()
 
     @overload
     def wrap_reducer(
@@ -381,15 +403,25 @@ class TrialContext(TrialOwner):
         gradient: torch.Tensor | None = None,
         retain_graph: bool = False,
         create_graph: bool = False,
+        inputs: BackwardInputs | None = None,
     ) -> None:
         """Computes gradients, as ``loss.backward`` does; call it as often as a batch needs.
 
-        After ``use_amp`` with a scaler it scales the loss.
+        After ``use_amp`` with a scaler it scales the loss, and so all gradients.
+
+        Args:
+            loss: What is differentiated, usually one number.
+            gradient: For a loss of several numbers, how much each of them counts.
+            retain_graph: Whether there may be another pass through the same graph.
+            create_graph: Whether the gradients may be differentiated again, as for a penalty on
+                them; the graph is then retained too.
+            inputs: The leaves whose gradients are computed, such as one model's parameters; None:
+                all that the loss depends on.
 
         Raises:
             InvalidTrialError: It is called where nothing is trained, such as in ``evaluate_batch``.
         """
-        self._engine.backward(loss, gradient, retain_graph, create_graph)
+        self._engine.backward(loss, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(
         self,
@@ -497,42 +529,6 @@ class TrialContext(TrialOwner):
         """The slot that is executing, or for which a loader is built, 0 to ``num_slots`` - 1."""
         return self._engine.slot
 
-    def current_train_batch(self) -> int:
-        """Returns the batches completed since the start of the trial.
-
-        Raises:
-            InvalidTrialError: Training has not begun.
-        """
-        self._require_training("current_train_batch")
-        return self._engine.batches_completed
-
-    def current_train_epoch(self) -> int:
-        """Returns the epochs completed since the start of the trial.
-
-        Raises:
-            InvalidTrialError: Training has not begun.
-        """
-        self._require_training("current_train_epoch")
-        return self._engine.batches_completed // self._engine.epoch_length
-
-    def is_epoch_start(self) -> bool:
-        """Returns whether the current batch is the first of its epoch.
-
-        Raises:
-            InvalidTrialError: Training has not begun.
-        """
-        self._require_training("is_epoch_start")
-        return self._engine.batches_completed % self._engine.epoch_length == 0
-
-    def is_epoch_end(self) -> bool:
-        """Returns whether the current batch is the last of its epoch.
-
-        Raises:
-            InvalidTrialError: Training has not begun.
-        """
-        self._require_training("is_epoch_end")
-        return (self._engine.batches_completed + 1) % self._engine.epoch_length == 0
-
     def set_stop_requested(self, stop_requested: bool) -> None:
         """Ends the trial early: any slot may ask for it, at any time.
 
@@ -545,8 +541,7 @@ class TrialContext(TrialOwner):
         """
         if not isinstance(stop_requested, bool):
             raise InvalidTrialError(
-                f"set_stop_requested got {stop_requested!r}, a {type(stop_requested).__name__}; it "
-                "takes True or False."
+                f"set_stop_requested got {with_type(stop_requested)}; it takes True or False."
             )
         self._engine.set_stop_requested(stop_requested)
 
@@ -563,11 +558,4 @@ class TrialContext(TrialOwner):
             raise InvalidTrialError(
                 f"{method} was called after the trial's __init__ had ended. Wrap everything in "
                 "__init__."
-            )
-
-    def _require_training(self, method: str) -> None:
-        if not self._engine.is_training:
-            raise InvalidTrialError(
-                f"{method} was called, but training has not begun, so there is no current batch. "
-                "Call it in train_batch; get_initial_batch() says where this attempt begins."
             )

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from trialrun._errors import InvalidDataLoaderError
 from trialrun._fetching import BatchFunction
+from trialrun._wording import count, type_of
 from trialrun.samplers import (
     BatchSampler,
     RandomAccessBatchSampler,
@@ -148,8 +149,8 @@ class DataLoader:
             hasattr(self.dataset, "__getitem__") and hasattr(self.dataset, "__len__")
         ):
             raise InvalidDataLoaderError(
-                f"The dataset is a {kind}, without __len__ and __getitem__. Exact resume needs "
-                "random access: give a map-style dataset."
+                f"The dataset is {type_of(self.dataset)}, without __len__ and __getitem__. Exact "
+                "resume needs random access: give a map-style dataset."
             )
         try:
             num_records = len(self.dataset)
@@ -198,7 +199,8 @@ class DataLoader:
         if self.drop_last and self.sampler is None and len(self.dataset) < self.batch_size:
             raise InvalidDataLoaderError(
                 f"drop_last=True leaves no batch of {self.batch_size}: the dataset has "
-                f"{len(self.dataset)} records. Choose a smaller batch size, or drop_last=False."
+                f"{count(len(self.dataset), 'record')}. Choose a smaller batch size, or "
+                "drop_last=False."
             )
 
     def _check_workers(self) -> None:

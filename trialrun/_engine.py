@@ -7,8 +7,8 @@ users import know nothing of processes, reductions or checkpoints.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ClipGrads = Callable[[Iterable["torch.nn.Parameter"]], object]
 """Changes gradients in place: gets the parameters, whose gradients are summed and averaged."""
+
+BackwardInputs: TypeAlias = "torch.Tensor | Sequence[torch.Tensor]"
+"""The leaves of which ``backward`` computes gradients."""
 
 Closure = Callable[[], Any]
 """Computes a loss and its gradients, and returns the loss."""
@@ -58,6 +61,16 @@ class Engine(abc.ABC):
     def epoch_length(self) -> int:
         """Batches in an epoch."""
 
+    @property
+    @abc.abstractmethod
+    def aggregation_frequency(self) -> int:
+        """Batches in an aggregation window."""
+
+    @property
+    @abc.abstractmethod
+    def total_batches(self) -> int:
+        """The trial's length, a whole number of windows; an error where it is not known."""
+
     @abc.abstractmethod
     def backward(
         self,
@@ -65,6 +78,7 @@ class Engine(abc.ABC):
         gradient: torch.Tensor | None,
         retain_graph: bool,
         create_graph: bool,
+        inputs: BackwardInputs | None,
     ) -> None:
         """Adds the gradients of the loss to those of the executing slot."""
 

@@ -14,6 +14,10 @@ class ConfigurationError(TrialrunError):
     """A configuration key, flag, length or hyperparameter is wrong."""
 
 
+class UnknownHyperparameterError(ConfigurationError, ValueError):
+    """A trial asked for a hyperparameter that the configuration does not have."""
+
+
 class InvalidTrialError(TrialrunError):
     """The trial file, the trial class or what it handed to the context breaks a rule."""
 
@@ -24,6 +28,10 @@ class InvalidDataLoaderError(InvalidTrialError, ValueError):
 
 class InvalidMetricError(TrialrunError):
     """A metric is not what it was promised to be: not a number, or under another name."""
+
+
+class ReducerError(InvalidMetricError):
+    """A method of a metric reducer raised; ``__cause__`` is the exception that it raised."""
 
 
 class CheckpointError(TrialrunError):
@@ -38,12 +46,13 @@ class RunConflictError(TrialrunError):
     """The experiment is in a state that forbids the request, e.g. it already runs."""
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
+def nearest_name(name: str, known: Iterable[str], *, lists_all: bool = False) -> str:
     """Returns a sentence that points from a wrong name to the nearest known one.
 
     Args:
         name: What the user wrote.
         known: The names that exist.
+        lists_all: Whether all of them follow the nearest one.
 
     Returns:
         ``" Did you mean 'slots'?"`` when a known name is near, else ``" Known: a, b."``, else "".
@@ -51,6 +60,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     matches = difflib.get_close_matches(name, names, n=1)
-    if matches:
-        return f" Did you mean '{matches[0]}'?"
-    return f" Known: {', '.join(names)}." if names else ""
+    nearest = f" Did you mean '{matches[0]}'?" if matches else ""
+    if names and (lists_all or not matches):
+        nearest += f" Known: {', '.join(names)}."
+    return nearest

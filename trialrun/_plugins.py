@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 
 GROUP = "trialrun.reducers"
 """The entry-point group that packages register in."""
@@ -95,7 +96,7 @@ class ReducerPlugin:
             ) from error
         if not callable(factory):
             raise InvalidTrialError(
-                f"{label} is {self.reference}, a {type(factory).__name__}, which cannot be called. "
+                f"{label} is {self.reference}, {type_of(factory)}, which cannot be called. "
                 "The package must register a class or function that makes a new reducer."
             )
         try:

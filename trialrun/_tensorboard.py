@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trialrun._engine import Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError
+from trialrun._wording import with_type
 
 if TYPE_CHECKING:
     from trialrun._tensorboard_writer import SlotZeroWriter
@@ -71,8 +72,8 @@ class TensorBoard:
     def logs_metrics(self, logs_metrics: bool) -> None:
         if not isinstance(logs_metrics, bool):
             raise InvalidTrialError(
-                f"set_enable_tensorboard_logging got {logs_metrics!r}, a "
-                f"{type(logs_metrics).__name__}; it takes True or False."
+                f"set_enable_tensorboard_logging got {with_type(logs_metrics)}; it takes True or "
+                "False."
             )
         if logs_metrics:
             _require_installed("set_enable_tensorboard_logging(True) was called")

@@ -13,7 +13,7 @@ from trialrun._errors import InvalidTrialError
 from trialrun._reducers import Reducer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -189,8 +189,13 @@ def require_complete(cls: type[Trial], where: str) -> None:
         missing.append(signature_of("evaluate_batch"))
     if missing:
         signatures = "\n".join(f"    {signature}: ..." for signature in sorted(missing))
+        wanted = [*sorted(cls.__abstractmethods__), *(() if evaluates else _EVALUATIONS)]
+        renames = "".join(
+            f"\nIf {name} is meant to be {meant}, rename it." for name, meant in _meant(cls, wanted)
+        )
         raise InvalidTrialError(
             f"{cls.__name__} in {where} lacks what every Trial must have. Write:\n{signatures}"
+            f"{renames}"
         )
     if len(evaluates) > 1:
         raise InvalidTrialError(
@@ -256,13 +261,29 @@ def near_misses(cls: type[Trial]) -> list[str]:
     optional = [name for name in known if _function(cls, name) is _function(Trial, name)]
     return [
         f"{cls.__name__}.{name} is not a method that trialrun calls. If it is meant to be "
-        f"{near[0]}, rename it."
-        for name in dir(cls)
-        if not name.startswith("_") and not hasattr(Trial, name) and callable(getattr(cls, name))
-        # Close enough to leave helpers such as build_data_loader alone.
-        for near in [difflib.get_close_matches(name, optional, n=1, cutoff=0.9)]
-        if near
+        f"{meant}, rename it."
+        for name, meant in _meant(cls, optional)
     ]
+
+
+def _meant(cls: type[Trial], wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Iterates over the class's own methods that look like a wanted one, with that one's name."""
+    for name in dir(cls):
+        if name.startswith("_") or hasattr(Trial, name) or not callable(getattr(cls, name)):
+            continue
+        shortened = [known for known in wanted if _is_shortened(name, known)]
+        # Close enough to leave helpers such as build_data_loader alone.
+        near = shortened or difflib.get_close_matches(name, wanted, n=1, cutoff=0.9)
+        if near:
+            yield name, near[0]
+
+
+def _is_shortened(name: str, known: str) -> bool:
+    """Returns whether its words begin the known one's: ``eval_batch``, ``evaluate_batch``."""
+    words, full = name.split("_"), known.split("_")
+    return len(words) == len(full) and all(
+        word.startswith(start) and len(start) > 2 for start, word in zip(words, full, strict=True)
+    )
 
 
 def _function(cls: type, name: str) -> object:

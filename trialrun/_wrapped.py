@@ -11,6 +11,7 @@ from trialrun._adapted_reducers import AdaptedReducer
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
 from trialrun._reducers import MetricReducer
+from trialrun._wording import type_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,9 +92,7 @@ class Wrapped:
     def add_model(self, model: torch.nn.Module) -> None:
         """Keeps a model."""
         if not isinstance(model, torch.nn.Module):
-            raise InvalidTrialError(
-                f"wrap_model got a {type(model).__name__}; it takes a torch.nn.Module."
-            )
+            raise InvalidTrialError(f"wrap_model got {type_of(model)}; it takes a torch.nn.Module.")
         _require_new(model, self.models, "wrap_model")
         self.models.append(model)
 
@@ -102,8 +101,7 @@ class Wrapped:
         optimizer = wrapped.optimizer
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InvalidTrialError(
-                f"wrap_optimizer got a {type(optimizer).__name__}; it takes a "
-                "torch.optim.Optimizer."
+                f"wrap_optimizer got {type_of(optimizer)}; it takes a torch.optim.Optimizer."
             )
         passes = wrapped.backward_passes_per_step
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
@@ -118,7 +116,7 @@ class Wrapped:
         """Keeps a gradient scaler."""
         if not isinstance(scaler, torch.amp.GradScaler):
             raise InvalidTrialError(
-                f"wrap_scaler got a {type(scaler).__name__}; it takes a torch.amp.GradScaler."
+                f"wrap_scaler got {type_of(scaler)}; it takes a torch.amp.GradScaler."
             )
         if self.amp is not None:
             raise InvalidTrialError(
@@ -142,7 +140,19 @@ class Wrapped:
         self.amp = amp
 
     def add_lr_scheduler(self, wrapped: LRScheduler) -> None:
-        """Keeps a scheduler with its step mode."""
+        """Keeps a scheduler with its step mode; one that a function makes is checked then."""
+        if not wrapped.has_function:
+            self._check_lr_scheduler(wrapped)
+        self.lr_schedulers.append(wrapped)
+
+    def make_lr_schedulers(self) -> None:
+        """Makes the schedulers that functions make."""
+        for wrapped in self.lr_schedulers:
+            if wrapped.has_function:
+                wrapped.make()
+                self._check_lr_scheduler(wrapped)
+
+    def _check_lr_scheduler(self, wrapped: LRScheduler) -> None:
         scheduler, step_mode = wrapped.scheduler, wrapped.step_mode
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             if step_mode is not StepMode.MANUAL_STEP:
@@ -150,7 +160,8 @@ class Wrapped:
                     f"ReduceLROnPlateau steps on a metric, which {step_mode.name} does not give. "
                     "Wrap it with StepMode.MANUAL_STEP and call its step(metric) yourself."
                 )
-        _require_new(scheduler, [s.scheduler for s in self.lr_schedulers], "wrap_lr_scheduler")
+        others = [s.scheduler for s in self.lr_schedulers if s is not wrapped and s.is_made]
+        _require_new(scheduler, others, "wrap_lr_scheduler")
         optimizer = getattr(scheduler, "optimizer", None)
         known = any(optimizer is known.optimizer for known in self.optimizers)
         if not known and (optimizer is not None or step_mode is StepMode.STEP_EVERY_OPTIMIZER_STEP):
@@ -158,7 +169,6 @@ class Wrapped:
                 f"The optimizer of this {type(scheduler).__name__} was not wrapped. Call "
                 "wrap_optimizer on it before wrap_lr_scheduler."
             )
-        self.lr_schedulers.append(wrapped)
 
     def add_reducer(self, wrapped: WrappedReducer) -> None:
         """Keeps a reducer with its name."""
@@ -180,8 +190,8 @@ class Wrapped:
             )
             if name is not None and known.name == name and shares_a_report:
                 raise InvalidTrialError(
-                    f"Two reducers are called {name!r}, a {type(known.given).__name__} and a "
-                    f"{type(wrapped.given).__name__}. Give each metric a name of its own."
+                    f"Two reducers are called {name!r}, {type_of(known.given)} and "
+                    f"{type_of(wrapped.given)}. Give each metric a name of its own."
                 )
         self.reducers.append(wrapped)
 

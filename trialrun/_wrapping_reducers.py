@@ -12,6 +12,7 @@ from trialrun._adapted_reducers import FunctionReducer
 from trialrun._errors import InvalidTrialError
 from trialrun._plugins import find_reducer_plugin
 from trialrun._reducers import MetricReducer
+from trialrun._wording import type_of, with_type
 from trialrun._wrapped import WrappedReducer
 
 _TAKES = (
@@ -44,19 +45,19 @@ def make_wrapped_reducer(
     """
     if name is not None and (not isinstance(name, str) or not name):
         raise InvalidTrialError(
-            f"wrap_reducer got the name {name!r}, a {type(name).__name__}. Give the metric's name "
+            f"wrap_reducer got the name {with_type(name)}. Give the metric's name "
             "as a text, or none for a reducer that returns a dictionary of metrics."
         )
     for flag, value in (("for_training", for_training), ("for_validation", for_validation)):
         if not isinstance(value, bool):
             raise InvalidTrialError(
-                f"wrap_reducer got {flag}={value!r}, a {type(value).__name__}. It is True or False."
+                f"wrap_reducer got {flag}={with_type(value)}. It is True or False."
             )
     if isinstance(reducer, str):
         given = _from_plugin(reducer, options or {})
     elif options is not None:
         raise InvalidTrialError(
-            f"wrap_reducer got options for a {type(reducer).__name__}. Options are for a reducer "
+            f"wrap_reducer got options for {type_of(reducer)}. Options are for a reducer "
             "that is given by the name under which a package brings it; make any other with "
             "arguments of its own."
         )
@@ -69,7 +70,7 @@ def make_wrapped_reducer(
         adapted: MetricReducer = TorchmetricsReducer(given)
         if isinstance(given, torch.nn.ModuleDict) and name is not None:
             raise InvalidTrialError(
-                f"wrap_reducer got a {type(given).__name__} and the name {name!r}. It computes a "
+                f"wrap_reducer got {type_of(given)} and the name {name!r}. It computes a "
                 "dictionary of metrics: wrap it without a name, and give the collection a prefix."
             )
     elif isinstance(given, MetricReducer):
@@ -96,8 +97,8 @@ def _from_plugin(plugin_name: str, options: Mapping[str, Any]) -> Any:
     made = plugin.make(options)
     if not isinstance(made, MetricReducer) and not _is_torchmetric(made):
         raise InvalidTrialError(
-            f"The reducer {plugin.name!r} of the package {plugin.owner} made a "
-            f"{type(made).__name__} with {plugin.reference}. It must make a trialrun.MetricReducer "
+            f"The reducer {plugin.name!r} of the package {plugin.owner} made "
+            f"{type_of(made)} with {plugin.reference}. It must make a trialrun.MetricReducer "
             "or a torchmetrics metric."
         )
     return made
@@ -117,4 +118,4 @@ def _require_function(given: Any) -> None:
             f"wrap_reducer got the class {given.__name__}. Give an object: {given.__name__}(...)."
         )
     if isinstance(given, torch.nn.Module) or not callable(given):
-        raise InvalidTrialError(f"wrap_reducer got a {type(given).__name__}. {_TAKES}")
+        raise InvalidTrialError(f"wrap_reducer got {type_of(given)}. {_TAKES}")

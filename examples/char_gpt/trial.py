@@ -46,11 +46,12 @@ class CharGPTTrial(Trial):
                 betas=(0.9, 0.95),
             )
         )
+        # A function makes the schedule: how long it is, is known when the data is there.
         context.wrap_lr_scheduler(
-            torch.optim.lr_scheduler.LambdaLR(
+            lambda: torch.optim.lr_scheduler.LambdaLR(
                 self.optimizer,
                 warm_up_then_cosine(
-                    context.get_hparam("warm_up_steps"), context.get_hparam("decay_steps")
+                    context.get_hparam("warm_up_steps"), context.get_total_optimizer_steps()
                 ),
             ),
             StepMode.STEP_EVERY_OPTIMIZER_STEP,
@@ -168,13 +169,13 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def warm_up_then_cosine(warm_up_steps: int, decay_steps: int):
+def warm_up_then_cosine(warm_up_steps: int, total_steps: int):
     """Returns the learning rate, as a share of the highest, by steps taken; at the end a tenth."""
 
     def share(step: int) -> float:
         if step < warm_up_steps:
             return (step + 1) / warm_up_steps
-        progress = min(1.0, (step - warm_up_steps) / (decay_steps - warm_up_steps))
+        progress = min(1.0, (step - warm_up_steps) / max(1, total_steps - warm_up_steps))
         return 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
 
     return share

@@ -113,6 +113,13 @@ def test_delete_asks_first(workplace: Workplace) -> None:
     assert not Path(run.experiment.directory).exists()
 
 
+def test_several_experiments_are_deleted_at_once(workplace: Workplace) -> None:
+    runs = [submit_recorded(workplace.folder, "linear.py") for _ in range(3)]
+    result = workplace.invoke("delete", "1", "3", "1", "--yes")
+    assert (result.code, result.out) == (0, "Deleted experiment 1.\nDeleted experiment 3.\n")
+    assert [Path(run.experiment.directory).exists() for run in runs] == [False, True, False]
+
+
 def test_what_runs_is_not_deleted(workplace: Workplace) -> None:
     run = submit_recorded(workplace.folder, "linear.py")
     folder = TrialFolder.of(run.experiment, run.trial)

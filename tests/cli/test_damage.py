@@ -94,7 +94,7 @@ def test_verify_finds_damage(
 
 def test_full_disk_costs_a_checkpoint_and_not_the_run(workplace: Workplace) -> None:
     # So large a model that its checkpoint is over the limit, while records and logs stay below.
-    arguments = ("--hp", "hidden=300000", "--slots", "1", "--max-length", "12ba")
+    arguments = ("--hp", "hidden=100000", "--slots", "1", "--max-length", "12ba")
     workplace.hold(6)
     attempt = workplace.start("submit", "trial.py", *arguments)
     workplace.wait_until_held(6, attempt)
@@ -109,7 +109,7 @@ def test_full_disk_costs_a_checkpoint_and_not_the_run(workplace: Workplace) -> N
 
     wait_for(lambda: len(workplace.checkpoints()) == 1)
     workplace.hold(10)
-    set_file_size_limit(3_000_000)
+    set_file_size_limit(2_000_000)
     workplace.release(6)
     workplace.wait_until_held(10, attempt)
     wait_for(num_failures)

@@ -166,3 +166,53 @@ def test_export_names_its_files(trained: tuple[Workplace, RecordedRun], tmp_path
     )
     assert json.loads((output / "metadata.json").read_text())["digest"] == run.latest.digest
     assert place.invoke(*arguments).code == 2
+
+
+def test_several_processes_evaluate_and_predict_as_one_does(
+    trained: tuple[Workplace, RecordedRun], tmp_path: Path
+) -> None:
+    place, _ = trained
+    evaluate = ("evaluate", "1", "--data", "test", "--json")
+    one, two = place.invoke(*evaluate), place.run(*evaluate, "--processes", "2")
+    assert two.code == 0, two.err
+    first, second = one.json, two.json
+    assert first.pop("duration_seconds") >= 0 and second.pop("duration_seconds") >= 0
+    assert first == second
+    predict = ("predict", "1", "--output")
+    assert place.invoke(*predict, str(tmp_path / "one")).code == 0
+    assert place.run(*predict, str(tmp_path / "two"), "--processes", "2").code == 0
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_processes_that_the_slots_cannot_be_shared_by_are_refused(
+    trained: tuple[Workplace, RecordedRun], tmp_path: Path
+) -> None:
+    place, _ = trained
+    for command in (("evaluate", "1"), ("predict", "1", "--output", str(tmp_path / "out"))):
+        result = place.invoke(*command, "--processes", "3")
+        assert result.code == 2
+        assert result.err.startswith("Error: 2 slots cannot be executed by 3 processes: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "predicts, code, message",
+    [
+        # Batch 1, which is the second process's.
+        ("too few", 2, "Error: predict_batch returned for batch 1 a Tensor of shape (3, 4) and "),
+        ("error", 1, "AttributeError: 'Tensor' object has no attribute 'no_such_attribute'"),
+    ],
+)
+def test_what_fails_in_one_of_several_processes_is_said(
+    tmp_path: Path, predicts: str, code: int, message: str
+) -> None:
+    place = Workplace(tmp_path)
+    train_recorded(place.folder, "predicting.py", hyperparameters={"predicts": predicts})
+    output = tmp_path / "out"
+    result = place.run("predict", "1", "--output", str(output), "--processes", "2")
+    assert result.code == code
+    assert message in result.err
+    assert not output.exists()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from recorded_run import submit_recorded, train_recorded
 
 from trialrun.cli import main
 
@@ -184,3 +186,13 @@ def test_completion_completes_a_command() -> None:
         check=True,
     )
     assert result.stdout == "plain,submit\n"
+
+
+def test_show_names_the_checkpoint_that_a_run_began_with(workplace: Workplace) -> None:
+    first = train_recorded(workplace.folder, "linear.py", max_length="2ba")
+    submit_recorded(workplace.folder, "linear.py", from_checkpoint=str(first.latest.path))
+    shown = workplace.invoke("show", "2")
+    assert re.search(rf"^from_checkpoint: +{re.escape(first.latest.path)}$", shown.out, re.M)
+    assert workplace.invoke("show", "2", "--json").json["from_checkpoint"] == first.latest.path
+    assert workplace.invoke("show", "1", "--json").json["from_checkpoint"] is None
+    assert "from_checkpoint" not in workplace.invoke("show", "1").out

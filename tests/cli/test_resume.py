@@ -288,7 +288,7 @@ def test_completed_experiment_is_not_resumed(story: Story) -> None:
     assert result.code == 2
     assert result.err == (
         f"Error: Experiment 1 is complete, after {NUM_BATCHES} batches: there is nothing to "
-        "resume. Submit a new one to train longer.\n"
+        "resume. To train longer, submit a new one.\n"
     )
     assert len(story.place.attempts()) == 8
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,16 +45,12 @@ with trialrun.init(slots=2) as context:
 
 def start(place: Workplace, *arguments: str, **environment: str) -> Running:
     """Starts Python as the leader of a process group, as one typed in a terminal is."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=place.folder,
-        env=place.environment | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    return Running(
+        *arguments,
+        folder=place.folder,
+        environment=place.environment | environment,
+        is_forked=arguments[0] != "-c",
     )
-    return Running(process)
 
 
 def start_as_srun(place: Workplace) -> list[Running]:

@@ -7,6 +7,7 @@ While the file ``slowly`` lies there, batches take their time, so that a request
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -20,13 +21,14 @@ import termios
 import threading
 import time
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from click.testing import CliRunner
+from python_start import ENVIRONMENT, PATIENCE_SECONDS, PythonProcess, read_to_end, start_python
 
 from trialrun.cli import main
 from trialrun.controller.bookkeeping import (
@@ -38,8 +40,6 @@ from trialrun.controller.bookkeeping import (
 )
 
 COMMAND = str(Path(sys.executable).with_name("trialrun"))
-PATIENCE_SECONDS = 90.0
-"""After this a test gives up; nothing that works comes near it."""
 
 GATE = """
 import time
@@ -151,11 +151,24 @@ def _refuse_constant(name: str) -> None:
 
 
 class Running:
-    """A command that runs as the leader of a process group, as one typed in a terminal does."""
+    """A command that runs as the leader of a process group, as one typed in a terminal does.
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.pid = process.pid
+    Args:
+        arguments: Those of ``python``, a file or ``-m`` and a module first.
+        folder: Where it runs.
+        environment: All variables.
+        is_forked: Whether it is forked from a Python that has torch; else a new one is started.
+    """
+
+    def __init__(
+        self, *arguments: str, folder: Path, environment: dict[str, str], is_forked: bool = True
+    ) -> None:
+        self._out, out = os.pipe()
+        self._err, err = os.pipe()
+        with open(os.devnull) as null, open(out, "wb"), open(err, "wb"):
+            streams = (null.fileno(), out, err)
+            self._process = start(arguments, folder, environment, streams, is_forked)
+        self.pid = self._process.pid
 
     def is_running(self) -> bool:
         return self._process.poll() is None
@@ -177,21 +190,40 @@ class Running:
         """The processes whose output goes to a log file, in the order of their ranks."""
         found = {}
         for process in self.descendants():
-            output = os.readlink(f"/proc/{process.pid}/fd/1")
-            match = re.search(r"/process-(\d+)\.log$", output)
-            if match:
-                found[int(match[1])] = process
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                output = os.readlink(f"/proc/{process.pid}/fd/1")
+                if match := re.search(r"/process-(\d+)\.log$", output):
+                    found[int(match[1])] = process
         return [found[rank] for rank in sorted(found)]
 
     def finish(self) -> Result:
         """Waits for its end, and for the end of every process that has its output open."""
-        try:
-            out, err = self._process.communicate(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
+        (out, err), has_ended = read_to_end([self._out, self._err])
+        if not has_ended:
             os.killpg(self.pid, signal.SIGKILL)
-            out, err = self._process.communicate()
-            raise AssertionError(f"It does not end. It printed:\n{out}\n{err}") from None
-        return Result(self._process.returncode, out, err)
+            raise AssertionError(f"It does not end. It printed:\n{out}\n{err}")
+        return Result(self._process.wait(PATIENCE_SECONDS), out, err)
+
+
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    streams: tuple[int, int, int],
+    is_forked: bool,
+) -> subprocess.Popen[bytes] | PythonProcess:
+    """Starts ``python ARGUMENTS`` as the leader of a session."""
+    if is_forked:
+        return start_python(*arguments, folder=folder, environment=environment, streams=streams)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=streams[0],
+        stdout=streams[1],
+        stderr=streams[2],
+        start_new_session=True,
+    )
 
 
 class Workplace:
@@ -205,28 +237,29 @@ class Workplace:
         self.trial_file.write_text(source, encoding="utf-8")
         (folder / "trial.yaml").write_text(config, encoding="utf-8")
         self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("TRIALRUN_")
+            name: value for name, value in ENVIRONMENT.items() if not name.startswith("TRIALRUN_")
         } | {"TRIALRUN_HOME": str(self.home)}
 
     # Commands.
 
     def start(self, *arguments: str) -> Running:
         """Starts a real command whose output goes to pipes."""
-        process = subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        return Running(process)
+        return Running(COMMAND, *arguments, folder=self.folder, environment=self.environment)
 
     def run(self, *arguments: str) -> Result:
         """Runs a real command to its end."""
         return self.start(*arguments).finish()
+
+    def run_anew(self, *arguments: str) -> Result:
+        """Runs a real command in a new interpreter, as a shell does."""
+        command = Running(
+            COMMAND,
+            *arguments,
+            folder=self.folder,
+            environment=self.environment,
+            is_forked=False,
+        )
+        return command.finish()
 
     def invoke(self, *arguments: str) -> Result:
         """Runs a command that trains nothing, in this process."""
@@ -299,15 +332,9 @@ class Terminal:
     def __init__(self, workplace: Workplace, *arguments: str) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 250, 0, 0))
-        self._process = subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=workplace.folder,
-            env=workplace.environment | {"TERM": "xterm"},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
+        environment = workplace.environment | {"TERM": "xterm"}
+        streams = (slave, slave, slave)
+        self._process = start([COMMAND, *arguments], workplace.folder, environment, streams, True)
         os.close(slave)
         self._written = bytearray()
         self._reader = threading.Thread(target=self._read)

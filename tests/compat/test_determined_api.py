@@ -104,7 +104,7 @@ def test_hyperparameters_may_be_refused(tmp_path: Path) -> None:
     path = write_trial(tmp_path, TRIAL)
     with pytest.raises(trialrun.TrialrunError, match="^lr above 1 diverges$"):
         run_session(make_spec(path, hyperparameters={**HPARAMS, "lr": 2}), tmp_path / "c")
-    with pytest.raises(TypeError, match="InvalidHP got a int; its message is a string."):
+    with pytest.raises(TypeError, match="InvalidHP got an int; its message is a string."):
         det.InvalidHP(3)  # type: ignore[arg-type]
 
 
@@ -173,6 +173,37 @@ class WithOld(LinearTrial):
     assert [str(warning.message) for warning in warned if warning.category is FutureWarning] == [
         "Old.on_training_epoch_start should take epoch_idx.",
         "Old.on_checkpoint_end should be called on_checkpoint_write_end.",
+    ]
+
+
+def test_a_method_for_no_event_is_warned_of_once_and_not_refused(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        TRIAL
+        + """
+class Lightning(pytorch.PyTorchCallback):
+    on_fire = False
+
+    def on_train_batch_end(self, batch_idx):
+        raise AssertionError("nobody calls it")
+
+
+class Further(Lightning):
+    def on_validation_end(self, metrics):
+        pass
+
+
+class Calling(LinearTrial):
+    def build_callbacks(self):
+        return {"one": Lightning(), "other": Further()}
+""",
+    )
+    spec = make_spec(path, hyperparameters=HPARAMS, max_length="1ba", slots=1)
+    with pytest.warns(UserWarning) as warned:
+        run_session(spec, tmp_path / "checkpoints")
+    assert [str(w.message) for w in warned if "never called" in str(w.message)] == [
+        "Lightning.on_train_batch_end is never called: a PyTorchCallback has no such event. Did "
+        "you mean 'on_training_batch_end'?"
     ]
 
 

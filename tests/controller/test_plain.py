@@ -120,7 +120,7 @@ def test_what_only_derives_from_plain_data_arrives_as_its_equal(value: Any, expe
     [
         ({1, 2}, "value is a set"),
         (b"bytes", "value is a bytes"),
-        ([0, {"a": (1, object())}], "value[1]['a'][1] is a object"),
+        ([0, {"a": (1, object())}], "value[1]['a'][1] is an object"),
         ({"a": lambda: None}, "value['a'] is a function"),
         (np.array(["text"]), "value is a ndarray of type <U4"),
         (np.array([object()]), "value is a ndarray of type object"),

@@ -88,6 +88,29 @@ def test_what_a_trial_lacks_is_told_as_signatures(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_missing_method_may_be_called_is_told(tmp_path: Path) -> None:
+    source = """
+        from trialrun import Trial
+
+        class Digits(Trial):
+            def __init__(self, context): ...
+            def build_training_data_loader(self): ...
+            def build_val_data_loader(self): ...
+            def build_data_loader(self): ...
+            def train_batches(self, batch, epoch_idx, batch_idx): ...
+            def eval_batch(self, batch): ...
+        """
+    assert message(write_trial(tmp_path, source)) == (
+        "Digits in trial.py lacks what every Trial must have. Write:\n"
+        "    def build_validation_data_loader(self): ...\n"
+        "    def evaluate_batch(self, batch, batch_idx): ...\n"
+        "    def train_batch(self, batch, epoch_idx, batch_idx): ...\n"
+        "If build_val_data_loader is meant to be build_validation_data_loader, rename it.\n"
+        "If eval_batch is meant to be evaluate_batch, rename it.\n"
+        "If train_batches is meant to be train_batch, rename it."
+    )
+
+
 def evaluating(*methods: str) -> str:
     source = (
         "from trialrun import Trial\nclass Digits(Trial):\n    def __init__(self, context): ...\n"
@@ -185,13 +208,13 @@ def test_static_methods_get_no_self(tmp_path: Path) -> None:
 
 
 def test_a_near_miss_of_an_optional_method_is_told(tmp_path: Path) -> None:
-    names = ["build_callback", "predict_batches", "build_data_loader", "train_batches"]
+    names = ["build_callback", "pred_batch", "build_data_loader", "train_batches"]
     source = "from trialrun import Trial\n" + trial("Digits")
     source += "".join(f"    def {name}(self): ...\n" for name in names)
     assert near_misses(load_trial_class(write_trial(tmp_path, source), None)) == [
         "Digits.build_callback is not a method that trialrun calls. If it is meant to be "
         "build_callbacks, rename it.",
-        "Digits.predict_batches is not a method that trialrun calls. If it is meant to be "
+        "Digits.pred_batch is not a method that trialrun calls. If it is meant to be "
         "predict_batch, rename it.",
     ]
     source += "    def build_callbacks(self): ...\n    def predict_batch(self, batch): ...\n"

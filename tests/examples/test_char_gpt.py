@@ -41,7 +41,7 @@ def test_library_without_source_is_an_error_that_names_its_folder(
 
 def test_resume_on_another_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"context_length": 32, "num_layers": 1, "num_heads": 1, "num_channels": 4}
-    steps = {"lr": 0.1, "warm_up_steps": 1, "decay_steps": 2}
+    steps = {"lr": 0.1, "warm_up_steps": 1}
     spec = make_spec(
         EXAMPLES / "char_gpt" / "trial.py",
         max_length="2ba",
@@ -71,7 +71,12 @@ def test_no_prediction_depends_on_what_follows(char_gpt: ModuleType) -> None:
 
 
 def test_learning_rate_rises_and_falls_to_a_tenth(char_gpt: ModuleType) -> None:
-    share = char_gpt.warm_up_then_cosine(warm_up_steps=4, decay_steps=14)
+    share = char_gpt.warm_up_then_cosine(warm_up_steps=4, total_steps=14)
     assert [share(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert share(9) == pytest.approx(0.55)
     assert share(14) == share(1000) == pytest.approx(0.1)
+
+
+def test_a_warm_up_may_be_longer_than_the_trial(char_gpt: ModuleType) -> None:
+    share = char_gpt.warm_up_then_cosine(warm_up_steps=4, total_steps=4)
+    assert [share(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, pytest.approx(0.1)]

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
+from trialrun.controller.launch.failures import (
+    Failure,
+    FailureKind,
+    failure_file,
+    first_failure,
+    without_failures,
+)
 
 
 def fail(
@@ -57,3 +63,13 @@ def test_lost_peer_is_told_where_nothing_else_is(tmp_path: Path) -> None:
 def test_other_files_are_no_failures(tmp_path: Path) -> None:
     (tmp_path / "process-0.log").write_text("failure", encoding="utf-8")
     assert first_failure(tmp_path) is None
+
+
+def test_what_processes_printed_is_shown_without_their_failures(tmp_path: Path) -> None:
+    lines = ["epoch 1", "Traceback …", "ValueError in slot 0: «nächstes»"]
+    assert without_failures(lines, tmp_path) == lines
+    fail(tmp_path, 0, 10.0)
+    rule = Failure(kind=FailureKind.RULE, message="One.\nTwo.", traceback=None, process=1)
+    rule.write(tmp_path)
+    assert without_failures(["One.", *lines, "Two."], tmp_path) == [lines[0], lines[2]]
+    assert {path.name for path in tmp_path.iterdir()} == {"failure-0.json", "failure-1.json"}

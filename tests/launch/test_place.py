@@ -74,7 +74,7 @@ def test_torchrun_within_a_slurm_job_wins() -> None:
         ),
         (
             {"LOCAL_WORLD_SIZE": "2"},
-            "2 of 4 processes are on this machine: a trial's processes must share one. Start them "
+            "This machine has 2 of 4 processes: a trial's processes must share one. Start them "
             "with torchrun --nnodes 1.",
         ),
         (

@@ -63,6 +63,7 @@ def test_stream_numbers_are_pinned() -> None:
         "CALLBACK": 10,
         "REDUCER": 11,
         "OPTIMIZER": 12,
+        "STEP_CALLBACK": 13,
     }
 
 

@@ -247,8 +247,8 @@ def test_sizes_that_are_not_those_of_the_records_are_refused() -> None:
     with pytest.raises(ValueError) as caught:
         Listed([1, 2, 3], [1, 1])
     assert str(caught.value) == (
-        "The sizes of the batches have the sum 2, and there are 3 records. Give the size of each "
-        "batch."
+        "The sizes of the batches have the sum 2, and the number of records is 3. Give the "
+        "size of each batch."
     )
 
 

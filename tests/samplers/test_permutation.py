@@ -157,7 +157,7 @@ def test_arguments_out_of_range_are_refused(arguments: tuple[int, int, int], mes
 def test_indices_out_of_range_are_refused(num_records: int) -> None:
     order = permutation(num_records, 0, 0)
     for start, stop in [(-1, 2), (3, 2), (0, num_records + 1)]:
-        message = rf"^The window \[{start}, {stop}\) does not lie within the {num_records} records"
+        message = rf"^The window \[{start}, {stop}\) does not lie within \[0, {num_records}\)"
         with pytest.raises(ValueError, match=message):
             order.take(start, stop)
     for index in (-1, num_records):

@@ -161,8 +161,8 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: WeightedSampler([1, math.inf], 5, 0), r"weights\[1\]=inf is not a finite number"),
     (
         lambda: WeightedSampler([0, 0], 5, 0),
-        r"All 2 weights are 0, so no record could be drawn\. Give at least one record a weight "
-        r"above 0\.$",
+        r"No weight \(of 2\) is above 0, so no record could be drawn\. Give at least one record "
+        r"a weight above 0\.$",
     ),
     (
         lambda: WeightedSampler([1e308, 1e308], 5, 0),
@@ -205,7 +205,8 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: MixtureSampler([5], ["1"]), r"proportions\[0\]='1' is not a finite number"),  # type: ignore[list-item]
     (
         lambda: MixtureSampler([5, 5], [0.5, 0.3, 0.2]),
-        r"2 samplers have 3 proportions\. Give one proportion for each sampler\.$",
+        r"The number of proportions is 3, and that of samplers is 2\. Give one "
+        r"proportion for each sampler\.$",
     ),
     (
         lambda: MixtureSampler([5, 5], [0.123456, 0.876544]),
@@ -225,7 +226,8 @@ WRONG_LISTS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: MixtureSampler([5, 5], [1, 1], [5]),
-        r"2 samplers have 1 dataset_lengths\. Give one length for each sampler\.$",
+        r"The number of dataset_lengths is 1, and that of samplers is 2\. Give one "
+        r"length for each sampler\.$",
     ),
     (
         lambda: MixtureSampler([5, 5], [1, 1], [4, 5]),

@@ -82,6 +82,10 @@ class Everything(Callback):
     def on_training_batch_start(self, batch_idx):
         self.heard("on_training_batch_start", batch_idx)
 
+    def on_optimizer_step_end(self, optimizer, step_idx):
+        assert not torch.is_grad_enabled()
+        self.heard("on_optimizer_step_end", type(optimizer).__name__, step_idx)
+
     def on_training_batch_end(self, batch_idx):
         self.heard("on_training_batch_end", batch_idx)
 

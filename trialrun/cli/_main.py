@@ -26,9 +26,11 @@ _COMMANDS = {
     "pause": "trialrun.cli.control:pause",
     "predict": "trialrun.cli.inference:predict",
     "reducers": "trialrun.cli.reducers:reducers",
+    "replay": "trialrun.cli.replay:replay",
     "resume": "trialrun.cli.run:resume",
     "show": "trialrun.cli.read:show",
     "submit": "trialrun.cli.run:submit",
+    "verify": "trialrun.cli.verify:verify",
     "wait": "trialrun.cli.control:wait",
 }
 

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from trialrun._wording import count
 from trialrun.cli._output import format_duration, format_metrics
 from trialrun.controller.bookkeeping import (
     CheckpointState,
@@ -26,11 +27,12 @@ from trialrun.controller.bookkeeping import (
     validation_metrics_of_trial,
 )
 from trialrun.controller.checkpoints.best import best_first
+from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.experiments import PreparedAttempt
+from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.logs import LogTail
 from trialrun.controller.running import Restarted
 from trialrun.controller.warm_start import describe_warm_start
-from trialrun.controller.wording import count
 
 _LOOK_SECONDS = 0.2
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
@@ -70,6 +72,8 @@ class TrialView:
         with self._lock:
             self._view.close()
             self._view = AttemptView(self._database, prepared)
+            if restarted.failure.traceback:
+                click.echo(restarted.failure.traceback, err=True)
             click.echo(
                 f"Restart {restart.number} of {restart.most}{delay}, from {start}: "
                 f"{restarted.failure.message}",
@@ -81,10 +85,6 @@ class TrialView:
     def close(self) -> None:
         """Shows the rest and takes the live line away."""
         self._view.close()
-
-    def show_checkpoints(self) -> None:
-        """Says where the newest and the best checkpoint are."""
-        self._view.show_checkpoints()
 
 
 class AttemptView:
@@ -98,6 +98,7 @@ class AttemptView:
     def __init__(self, database: Database, prepared: PreparedAttempt) -> None:
         self._database = database
         self._prepared = prepared
+        self._folder = prepared.folder.attempt(prepared.attempt.number)
         self._first_batch = prepared.attempt.first_batch
         self._next_training = self._first_batch + 1
         # Batch 0 is validated where that was asked for; a resume begins with what is owed.
@@ -153,25 +154,13 @@ class AttemptView:
             self._live.stop()
             self._live = None
 
-    def show_checkpoints(self) -> None:
-        """Says where the newest and the best checkpoint are."""
-        rows = checkpoints_of_trial(
-            self._database, self._prepared.trial.id, state=CheckpointState.COMPLETED
-        )
-        if rows:
-            click.echo(f"Latest checkpoint: {rows[0].path}")
-        searcher = self._prepared.config.searcher
-        for best in best_first(rows, searcher.metric, searcher.smaller_is_better)[:1]:
-            value = (best.metrics or {})[searcher.metric]
-            click.echo(f"Best checkpoint ({searcher.metric} {value:.6g}): {best.path}")
-
     def _look(self, at_end: bool = False) -> None:
         self._show_plan()
         if not self._tails:
             self._tails = self._open_tails()
         prefix = len(self._tails) > 1
         for tail in self._tails:
-            for line in tail.new_lines(at_end):
+            for line in without_failures(tail.new_lines(at_end), self._folder):
                 self._print(f"[process {tail.process}] {line}" if prefix else line)
         if self._plan is not None:
             self._show_reports()
@@ -210,7 +199,8 @@ class AttemptView:
         for found in validation:
             self._next_validation = found.batches + 1
             metrics = format_metrics(found.metrics, _MOST_METRICS)
-            lines.append((found.batches, f"validated {found.num_records} records: {metrics}"))
+            num_records = count(found.num_records or 0, "record")
+            lines.append((found.batches, f"validated {num_records}: {metrics}"))
         # The sort is stable: at one batch the report comes before the validation.
         for batches, text in sorted(lines, key=lambda line: line[0]):
             self._print(f"{self._position(batches)}: {text}")
@@ -274,3 +264,14 @@ class AttemptView:
         if not rate or not total:
             return ""
         return f", {format_duration(max(total - batches, 0) / rate)} left"
+
+
+def show_checkpoints(database: Database, trial_id: int, config: ExperimentConfig) -> None:
+    """Says where the newest and the best checkpoint of a trial are."""
+    rows = checkpoints_of_trial(database, trial_id, state=CheckpointState.COMPLETED)
+    if rows:
+        click.echo(f"Latest checkpoint: {rows[0].path}")
+    searcher = config.searcher
+    for best in best_first(rows, searcher.metric, searcher.smaller_is_better)[:1]:
+        value = (best.metrics or {})[searcher.metric]
+        click.echo(f"Best checkpoint ({searcher.metric} {value:.6g}): {best.path}")

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import click
 
-from trialrun.cli._progress import TrialView
+from trialrun._wording import count
+from trialrun.cli._progress import TrialView, show_checkpoints
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
+    RunState,
     TrialRow,
+    attempts_of_trial,
     checkpoints_of_trial,
+    get_experiment,
     get_trial,
 )
-from trialrun.controller.config import ExperimentConfig
+from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.experiments import prepared_attempt
+from trialrun.controller.going_on import how_it_completed
+from trialrun.controller.launch.child import log_file
+from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
-from trialrun.controller.launch.worker import log_file
 from trialrun.controller.running import run_rehearsal, run_trial
-from trialrun.controller.wording import completed, count
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
@@ -30,49 +36,72 @@ EXIT_STOPPED_AT_ONCE = 130
 
 
 def train(database: Database, trial: TrialRow, num_processes: int) -> int:
-    """Runs one attempt at a recorded trial, in sight of the user; returns the exit code."""
-    with prepared_attempt(database, trial.id, num_processes) as prepared:
-        view = TrialView(database, prepared)
-        experiment = prepared.experiment.id
+    """Runs a recorded trial, in sight of the user; returns the exit code."""
+    try:
+        with prepared_attempt(database, trial.id, num_processes) as prepared:
+            view = TrialView(database, prepared)
 
-        def stop_now() -> None:
-            view.close()
-            click.echo(f"Stopped at once. Go on with: trialrun resume {experiment}", err=True)
-            os._exit(EXIT_STOPPED_AT_ONCE)
+            def stop_now() -> None:
+                view.close()
+                _say_stopped(trial.experiment_id)
+                os._exit(EXIT_STOPPED_AT_ONCE)
 
-        view.show_start()
-        try:
-            result = run_trial(
-                database,
-                prepared,
-                on_tick=view.tick,
-                on_kill=stop_now,
-                on_restart=view.show_restart,
-            )
-        finally:
-            view.close()
-        row = get_trial(database, trial.id)
-        batches = row.batches_completed
-        checkpoints = checkpoints_of_trial(database, trial.id, state=CheckpointState.COMPLETED)
-    if result.end is AttemptEnd.COMPLETED:
-        click.echo(completed(experiment, batches, row.total_batches))
-        view.show_checkpoints()
+            view.show_start()
+            try:
+                run_trial(
+                    database,
+                    prepared,
+                    on_tick=view.tick,
+                    on_kill=stop_now,
+                    on_restart=view.show_restart,
+                )
+            finally:
+                view.close()
+    except KeyboardInterrupt:
+        # Before the attempt, or after it, when there is nothing left to stop. The records say how
+        # it ended, and a further Ctrl-C must not cut that short.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _conclude(database, trial.id)
+
+
+def _conclude(database: Database, trial_id: int) -> int:
+    """Says how the newest attempt at a trial ended, and how to go on; returns the exit code."""
+    trial = get_trial(database, trial_id)
+    experiment, after = trial.experiment_id, count(trial.batches_completed, "batch")
+    if trial.state is RunState.COMPLETED:
+        click.echo(how_it_completed(trial, trial.batches_completed))
+        config = read_config(get_experiment(database, experiment).config)
+        show_checkpoints(database, trial_id, config)
         return 0
-    if result.end is AttemptEnd.PAUSED:
-        click.echo(f"Paused experiment {experiment} after {batches} batches. Go on with:")
+    if trial.state is RunState.PAUSED:
+        click.echo(f"Paused experiment {experiment} after {after}. Go on with:")
         click.echo(f"trialrun resume {experiment}")
         return EXIT_PAUSED
-    assert result.failure is not None
-    click.echo(f"Experiment {experiment} failed: {result.failure.message}", err=True)
-    if not (batches or result.batches):
+    if trial.state is RunState.KILLED:
+        _say_stopped(experiment)
+        return EXIT_STOPPED_AT_ONCE
+    attempt = attempts_of_trial(database, trial_id)[-1]
+    if attempt.error_traceback:
+        click.echo(attempt.error_traceback, err=True)
+    click.echo(f"Experiment {experiment} failed: {attempt.error}", err=True)
+    checkpoints = checkpoints_of_trial(database, trial_id, state=CheckpointState.COMPLETED)
+    if trial.batches_completed == 0:
         # A resume would read the configuration as it was submitted.
-        click.echo("Nothing was trained: mend it, and submit it again.", err=True)
+        click.echo(
+            "Nothing was trained: mend it, and submit it again. To be rid of this record: trialrun "
+            f"delete {experiment}",
+            err=True,
+        )
     else:
         start = f"batch {checkpoints[0].batches}" if checkpoints else "batch 0"
         click.echo(
             f"When it is mended, go on from {start} with: trialrun resume {experiment}", err=True
         )
     return EXIT_FAILED
+
+
+def _say_stopped(experiment: int) -> None:
+    click.echo(f"Stopped at once. Go on with: trialrun resume {experiment}", err=True)
 
 
 def rehearse(
@@ -97,8 +126,8 @@ def rehearse(
         # What the trial printed; all processes rehearse the same.
         log = log_file(Path(folder), 0)
         printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    message = result.failure.message if result.failure else ""
-    click.echo(printed.removesuffix(f"{message}\n"), nl=False)
+        for line in without_failures(printed.splitlines(), Path(folder)):
+            click.echo(line)
     if result.end is AttemptEnd.COMPLETED:
         click.echo(
             f"The rehearsal on {count(config.slots, 'slot')} and "
@@ -107,5 +136,8 @@ def rehearse(
             "fresh trial that goes on to the same bits."
         )
         return 0
-    click.echo(f"The rehearsal failed: {message}", err=True)
+    assert result.failure is not None
+    if result.failure.traceback:
+        click.echo(result.failure.traceback, err=True)
+    click.echo(f"The rehearsal failed: {result.failure.message}", err=True)
     return EXIT_FAILED

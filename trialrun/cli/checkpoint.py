@@ -93,7 +93,8 @@ def show(uuid: str, as_json: bool, home: Home) -> None:
         return
     print_fields({**_row(row), "size_bytes": format_size(row.size_bytes)})
     if metadata is not None:
-        print_fields({f"  {name}": value for name, value in metadata["identity"].items()})
+        facts = metadata["identity"] | (metadata.get("environment") or {})
+        print_fields({f"  {name}": value for name, value in facts.items()})
 
 
 @checkpoint.command()

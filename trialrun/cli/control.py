@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from trialrun._wording import count
 from trialrun.cli._options import home_options, open_database
 from trialrun.controller.bookkeeping import RunState, get_experiment
 from trialrun.controller.going_on import how_to_go_on
@@ -43,7 +44,8 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
             f"trialrun show {experiment} says why."
         )
     click.echo(
-        f"Paused experiment {experiment} after {trial.batches_completed} batches. Go on with:\n"
+        f"Paused experiment {experiment} after {count(trial.batches_completed, 'batch')}. "
+        "Go on with:\n"
         f"{how_to_go_on(get_experiment(database, experiment))}"
     )
 
@@ -79,31 +81,34 @@ def wait(experiment: int, home: Home) -> None:
     """
     trial = wait_for_experiment(open_database(home), experiment)
     click.echo(
-        f"Experiment {experiment} is {trial.state.name} after {trial.batches_completed} batches."
+        f"Experiment {experiment} is {trial.state.name} after "
+        f"{count(trial.batches_completed, 'batch')}."
     )
     raise SystemExit(_EXIT_CODES.get(trial.state, 1))
 
 
 @click.command()
-@click.argument("experiment", type=int, metavar="EXP")
+@click.argument("experiments", type=int, metavar="EXP...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @home_options
-def delete(experiment: int, yes: bool, home: Home) -> None:
-    """Delete an experiment for good: its records, logs and checkpoints.
+def delete(experiments: tuple[int, ...], yes: bool, home: Home) -> None:
+    """Delete experiments for good: their records, logs and checkpoints.
 
     \b
     Example:
       trialrun delete 1
+      trialrun delete 2 3 5 --yes
     """
     from trialrun.controller.deletion import delete_experiment
 
     database = open_database(home)
-    row, trial = trial_of_experiment(database, experiment)
-    if not yes:
-        click.confirm(
-            f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
-            f"{trial.batches_completed} batches, and all files in {row.directory}?",
-            abort=True,
-        )
-    delete_experiment(database, experiment)
-    click.echo(f"Deleted experiment {experiment}.")
+    for experiment in dict.fromkeys(experiments):
+        row, trial = trial_of_experiment(database, experiment)
+        if not yes:
+            click.confirm(
+                f"Delete experiment {experiment} ({row.name}), {trial.state.name} after "
+                f"{count(trial.batches_completed, 'batch')}, and all files in {row.directory}?",
+                abort=True,
+            )
+        delete_experiment(database, experiment)
+        click.echo(f"Deleted experiment {experiment}.")

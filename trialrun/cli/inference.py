@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from trialrun._wording import count
 from trialrun.cli._options import home_options, json_option, open_database
 from trialrun.cli._output import format_metrics, print_json
 from trialrun.controller.home import Home
@@ -20,6 +22,13 @@ _checkpoint_option = click.option(
     default="best",
     metavar="best|latest|UUID",
     help="Default: best, by the searched metric.",
+)
+_processes_option = click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="P",
+    help="Physical workers; any divisor of the slots. The result is the same. Default: 1.",
 )
 
 
@@ -33,9 +42,12 @@ _checkpoint_option = click.option(
     default="validation",
     help="Default: validation.",
 )
+@_processes_option
 @json_option
 @home_options
-def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home) -> None:
+def evaluate(
+    experiment: int, which: str, split: str, processes: int, as_json: bool, home: Home
+) -> None:
     """Evaluate a checkpoint on the validation or test data; nothing is recorded.
 
     \b
@@ -48,11 +60,11 @@ def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home)
     database = open_database(home)
     with _user_errors():
         from trialrun.controller.engine.building import Split
-        from trialrun.controller.inference.evaluating import open_checkpoint
+        from trialrun.controller.inference.processes import Evaluate, carry_out
 
-        opened = open_checkpoint(database, experiment, which)
-        found = opened.inference.evaluate(Split(split))
-    row = opened.checkpoint
+        done = carry_out(database, experiment, which, Evaluate(Split(split)), processes)
+    click.echo(done.printed, nl=False, err=True)
+    row, found = done.checkpoint, done.found
     if as_json:
         print_json(
             {
@@ -61,15 +73,13 @@ def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home)
                 "batches": row.batches,
                 "digest": row.digest,
                 "data": split,
-                "num_records": found.num_records,
-                "metrics": found.metrics,
-                "duration_seconds": found.duration_seconds,
-                "device": str(opened.device),
+                **found,
             }
         )
         return
     click.echo(f"Checkpoint {row.uuid} of experiment {experiment}, at batch {row.batches}")
-    click.echo(f"{split}, {found.num_records} records: {format_metrics(found.metrics)}")
+    records = count(found["num_records"], "record")
+    click.echo(f"{split}, {records}: {format_metrics(found['metrics'])}")
 
 
 @click.command()
@@ -90,6 +100,7 @@ def evaluate(experiment: int, which: str, split: str, as_json: bool, home: Home)
     default="parquet",
     help="Default: parquet, which needs pyarrow.",
 )
+@_processes_option
 @json_option
 @home_options
 def predict(
@@ -98,6 +109,7 @@ def predict(
     which: str,
     split: str,
     table_format: str,
+    processes: int,
     as_json: bool,
     home: Home,
 ) -> None:
@@ -117,29 +129,28 @@ def predict(
     database = open_database(home)
     with _user_errors():
         from trialrun.controller.engine.building import Split
-        from trialrun.controller.inference.evaluating import open_checkpoint
-        from trialrun.controller.inference.predicting import predict_into
+        from trialrun.controller.inference.processes import Predict, carry_out
         from trialrun.controller.inference.tables import TableFormat
 
-        opened = open_checkpoint(database, experiment, which)
-        predicted = predict_into(opened, Split(split), output, TableFormat(table_format))
-    columns = {name: str(column) for name, column in predicted.columns.items()}
+        task = Predict(Split(split), output, TableFormat(table_format))
+        done = carry_out(database, experiment, which, task, processes)
+    click.echo(done.printed, nl=False, err=True)
+    row, found = done.checkpoint, done.found
     if as_json:
         summary: dict[str, Any] = {
             "experiment": experiment,
-            "checkpoint": opened.checkpoint.uuid,
-            "batches": opened.checkpoint.batches,
+            "checkpoint": row.uuid,
+            "batches": row.batches,
             "data": split,
             "output": str(output),
-            "num_records": predicted.num_records,
-            "columns": columns,
+            **found,
         }
         print_json(summary)
         return
-    described = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    described = ", ".join(f"{name} ({kind})" for name, kind in found["columns"].items())
     click.echo(
-        f"Predicted {predicted.num_records} records of the {split} data with checkpoint "
-        f"{opened.checkpoint.uuid}, at batch {opened.checkpoint.batches}."
+        f"Predicted {count(found['num_records'], 'record')} of the {split} data with checkpoint "
+        f"{row.uuid}, at batch {row.batches}."
     )
     click.echo(f"{output}: {described}")
 
@@ -148,10 +159,17 @@ def predict(
 def _user_errors() -> Iterator[None]:
     """Shows warnings, and lets an error of the trial's own code be seen as it was raised."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from trialrun.controller.engine.determinism import named_operation
     from trialrun.controller.engine.parallel.slots import SlotError
+    from trialrun.controller.inference.processes import ProcessFailure
 
     try:
         yield
     except SlotError as error:
         assert error.__cause__ is not None
-        raise error.__cause__ from None
+        raise named_operation(error.__cause__) from None
+    except ProcessFailure as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    except RuntimeError as error:
+        raise named_operation(error) from None

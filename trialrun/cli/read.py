@@ -86,6 +86,7 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
         "total_batches": trial.total_batches,
         "seed": trial.seed,
         "hyperparameters": trial.hyperparameters,
+        "from_checkpoint": row.config.get("from_checkpoint"),  # older records have none
         "config": row.config,
         "trial_file": row.trial_file or None,
         "trial_class": row.trial_class or None,

@@ -15,6 +15,7 @@ import yaml
 from trialrun._batch_size import check_global_batch_size
 from trialrun._errors import ConfigurationError, nearest_name
 from trialrun._units import Batch, Epoch, Time, Unit, parse_unit
+from trialrun._wording import count, type_of
 
 
 class CheckpointPolicy(enum.Enum):
@@ -26,6 +27,17 @@ class CheckpointPolicy(enum.Enum):
     """Every one."""
     NONE = "none"
     """None: checkpoints come from ``checkpoint_period``, stops and the end alone."""
+
+
+class Deterministic(enum.Enum):
+    """What happens to operations of torch that give other bits each time."""
+
+    STRICT = "strict"
+    """They are an error, and fresh memory is filled, so that what reads it repeats too."""
+    WARN = "warn"
+    """They are warned of, once each; where torch has another implementation, that one is taken."""
+    OFF = "off"
+    """Nothing: torch is left as it is."""
 
 
 class Advice(enum.Enum):
@@ -132,6 +144,8 @@ class ExperimentConfig(_Section):
     """After how long without progress a trial counts as hung, and is restarted; null: never."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
+    deterministic: Deterministic = Deterministic.WARN
+    """Whether operations of torch that give other bits each time are refused, warned of, or not."""
     from_checkpoint: str | None = None
     """Begin with the weights of this checkpoint: its UUID, or its folder or that of an export."""
     from_checkpoint_partial: bool = False
@@ -142,6 +156,12 @@ class ExperimentConfig(_Section):
     """Advice that is not wanted, by its id."""
     determined: dict[str, Any] = {}
     """The Determined configuration that this one was read from; trialrun writes it."""
+
+    @pydantic.field_validator("deterministic", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        # YAML reads an unquoted off as false.
+        return "off" if value is False else value
 
     @pydantic.field_validator("hyperparameters", "data", "determined")
     @classmethod
@@ -184,8 +204,8 @@ def not_divisible(slots: int, processes: int) -> str:
     """Returns the message for a number of processes that does not divide the slots."""
     divisors = [str(p) for p in range(1, slots + 1) if slots % p == 0]
     return (
-        f"{slots} slots cannot be executed by {processes} processes: the number of processes must "
-        f"divide the slots. Choose one of {', '.join(divisors)}."
+        f"{count(slots, 'slot')} cannot be executed by {count(processes, 'process')}: "
+        f"the number of processes must divide the slots. Choose one of {', '.join(divisors)}."
     )
 
 
@@ -224,7 +244,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigurationError(
-            f"{path} holds a {type(data).__name__}; it must hold keys and values, such as "
+            f"{path} holds {type_of(data)}; it must hold keys and values, such as "
             "'max_length: 20ep'."
         )
     return data

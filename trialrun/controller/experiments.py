@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trialrun._errors import BookkeepingError, ConfigurationError, RunConflictError
+from trialrun._wording import count
 from trialrun.controller.bookkeeping import (
     AttemptRow,
     CheckpointRow,
@@ -30,7 +31,7 @@ from trialrun.controller.claiming import (
     runs_already,
 )
 from trialrun.controller.config import ExperimentConfig, not_divisible, read_config
-from trialrun.controller.going_on import how_to_go_on, is_of_script
+from trialrun.controller.going_on import how_to_go_on, how_to_train_longer, is_of_script
 from trialrun.controller.home import Home
 from trialrun.controller.launch.failures import Failure
 from trialrun.controller.launch.lock import TrialLock
@@ -99,7 +100,7 @@ def record_experiment(
         description=config.description,
         trial_file=trial_file,
         trial_class=trial_class,
-        trial_source_hash="" if trial_file is None else _hash_source(trial_file),
+        trial_source_hash="" if trial_file is None else hash_source(trial_file),
         config=config.to_json(),
         hyperparameters=config.hyperparameters,
         seed=config.seed,
@@ -243,7 +244,7 @@ def replaced_attempt(
 def source_warnings(experiment: ExperimentRow) -> list[str]:
     """Returns what to warn of where the user's file is no longer what was recorded."""
     path = Path(experiment.trial_file)
-    if path.is_file() and _hash_source(path) != experiment.trial_source_hash:
+    if path.is_file() and hash_source(path) != experiment.trial_source_hash:
         return [
             f"{path} has changed since experiment {experiment.id} was submitted: results may "
             f"differ from an uninterrupted run. The submitted text is in {experiment.directory}."
@@ -254,19 +255,21 @@ def source_warnings(experiment: ExperimentRow) -> list[str]:
 def _require_resumable(experiment: ExperimentRow, trial: TrialRow) -> None:
     if trial.state is RunState.RUNNING:
         raise RunConflictError(runs_already(experiment))
+    if trial.state is RunState.COMPLETED:
+        raise RunConflictError(
+            f"Experiment {experiment.id} is complete, after "
+            f"{count(trial.batches_completed, 'batch')}: there is nothing to resume. To train "
+            f"longer, {how_to_train_longer(experiment)}."
+        )
     if is_of_script(experiment):
         raise RunConflictError(
             f"Experiment {experiment.id} was trained by a script of yours, which alone can make "
             f"its trial. To go on, {how_to_go_on(experiment)}."
         )
-    if trial.state is RunState.COMPLETED:
-        raise RunConflictError(
-            f"Experiment {experiment.id} is complete, after {trial.batches_completed} batches: "
-            "there is nothing to resume. Submit a new one to train longer."
-        )
 
 
-def _hash_source(path: Path) -> str:
+def hash_source(path: Path) -> str:
+    """Returns the hash of a trial file's text, as it is recorded."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from trialrun._errors import TrialrunError
+from trialrun._wording import type_of
 
 _NUMPY = "__numpy__"
 _SCALARS = (bool, int, float, complex, str)
@@ -167,11 +168,11 @@ def _snapshot_key(key: Any, name: str) -> Any:
 
 
 def _not_plain(name: str, value: Any) -> str:
-    kind = type(value).__name__
+    kind = type_of(value)
     if isinstance(value, np.ndarray):
         kind += f" of type {value.dtype}"
     return (
-        f"{name} is a {kind}, which is not plain data, so it can be neither kept in a checkpoint "
+        f"{name} is {kind}, which is not plain data, so it can be neither kept in a checkpoint "
         "nor sent to another process. Use numbers, strings, tensors, numpy arrays, and lists, "
         "tuples and dictionaries of them."
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from trialrun._wording import count
 from trialrun.controller.launch.failures import Failure, FailureKind
-from trialrun.controller.wording import count
 
 _FIRST_DELAY_SECONDS = 1.0
 _LONGEST_DELAY_SECONDS = 30.0

@@ -21,6 +21,7 @@ from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.session import TrialSpec
 from trialrun.controller.experiments import PreparedAttempt, replaced_attempt
 from trialrun.controller.launch.bell import Bell, BellListener
+from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.failures import Failure
 from trialrun.controller.launch.heartbeats import Heartbeats
 from trialrun.controller.launch.recording import Recording
@@ -31,7 +32,7 @@ from trialrun.controller.launch.supervisor import (
     Interruptions,
     supervise,
 )
-from trialrun.controller.launch.worker import Assignment, log_file
+from trialrun.controller.launch.worker import Assignment
 from trialrun.controller.liveness import order_arrays_folder
 from trialrun.controller.restarts import Refusal, Restart, RestartPolicy
 from trialrun.controller.trial_source import trial_file_of
@@ -83,13 +84,30 @@ def run_trial(
     Returns:
         How the last attempt ended.
     """
-    run = _Run(database, prepared, on_restart)
-    interruptions = Interruptions(
-        on_stop=run.stop, on_kill=lambda: run.kill(on_kill), on_tick=on_tick
-    )
-    # Over all attempts: between two of them, too, a signal is a wish and not an end.
-    with interruptions.watched():
-        return run.to_its_end()
+    policy = RestartPolicy(prepared.config.max_restarts)
+    run = _Run(database, prepared, policy, on_restart)
+    return run.watched(on_tick, on_kill)
+
+
+def run_attempt(
+    database: Database,
+    prepared: PreparedAttempt,
+    on_tick: Callable[[], None],
+    on_kill: Callable[[], None],
+    spec: TrialSpec | None = None,
+) -> AttemptResult:
+    """Runs a prepared attempt, without another in its place, and records how it ended.
+
+    Args:
+        database: Where it is recorded.
+        prepared: The attempt.
+        on_tick: Called again and again meanwhile, to show what happens.
+        on_kill: Called when the user wants it to end at once, after that was recorded; it ends this
+            process.
+        spec: What every process must know; default: ``trial_spec`` of it.
+    """
+    run = _Run(database, prepared, RestartPolicy(0), lambda restarted: None, spec)
+    return run.watched(on_tick, on_kill)
 
 
 class _Run:
@@ -97,18 +115,30 @@ class _Run:
         self,
         database: Database,
         prepared: PreparedAttempt,
+        policy: RestartPolicy,
         on_restart: Callable[[Restarted], None],
+        spec: TrialSpec | None = None,
     ) -> None:
         self._database = database
         self._prepared = prepared
+        self._policy = policy
         self._on_restart = on_restart
-        self._policy = RestartPolicy(prepared.config.max_restarts)
+        self._spec = spec
         self._bell = Bell()
         # Which attempt and bell are the present ones; signals are heard on another thread.
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
 
-    def to_its_end(self) -> AttemptResult:
+    def watched(self, on_tick: Callable[[], None], on_kill: Callable[[], None]) -> AttemptResult:
+        """Runs to the end, and hears signals meanwhile."""
+        interruptions = Interruptions(
+            on_stop=self.stop, on_kill=lambda: self.kill(on_kill), on_tick=on_tick
+        )
+        # Over all attempts: between two of them, too, a signal is a wish and not an end.
+        with interruptions.watched():
+            return self._to_its_end()
+
+    def _to_its_end(self) -> AttemptResult:
         try:
             while True:
                 result = self._run_attempt()
@@ -155,7 +185,8 @@ class _Run:
         for process in range(prepared.attempt.num_processes):
             path = log_file(folder, process)
             add_log_file(self._database, prepared.attempt.id, process=process, path=path)
-        assignment = _assignment(self._database, prepared, folder, self._bell.listener)
+        spec = self._spec or trial_spec(prepared)
+        assignment = _assignment(self._database, prepared, spec, folder, self._bell.listener)
         timeout = prepared.config.hang_timeout
         seconds = timeout.seconds if isinstance(timeout, Time) else None
         try:
@@ -286,10 +317,14 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
 
 
 def _assignment(
-    database: Database, prepared: PreparedAttempt, folder: Path, bell: BellListener
+    database: Database,
+    prepared: PreparedAttempt,
+    spec: TrialSpec,
+    folder: Path,
+    bell: BellListener,
 ) -> Assignment:
     return Assignment(
-        spec=trial_spec(prepared),
+        spec=spec,
         num_processes=prepared.attempt.num_processes,
         attempt_folder=folder,
         recording=Recording(

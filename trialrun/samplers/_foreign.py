@@ -159,8 +159,9 @@ class _Passes(Generic[WindowT]):
         if len(items) != self.length:
             given = len(items) if len(items) < self.length else f"more than {self.length}"
             raise ValueError(
-                f"The {self._name} gave {given} items in pass {epoch}, and its length is "
-                f"{self.length}. Make __len__ the number of items that __iter__ gives."
+                f"The {self._name} has the length {self.length}, and the number of items that it "
+                f"gave in pass {epoch} is {given}. Make __len__ the number of items "
+                "that __iter__ gives."
             )
         return items
 

@@ -74,6 +74,8 @@ class Stream(enum.IntEnum):
     """A metric reducer, for each report's batch (major) and slot, or S across slots (minor)."""
     OPTIMIZER = 12
     """What a step draws for all slots together, for each batch (major) and step in it (minor)."""
+    STEP_CALLBACK = 13
+    """Callbacks after a step, for each batch (major), and each step in it and callback (minor)."""
 
 
 def root_key(seed: int, stream: Stream) -> NDArray[np.uint64]:

@@ -103,8 +103,8 @@ class Permutation(ABC):
         """
         if not 0 <= start <= stop <= self._num_records:
             raise ValueError(
-                f"The window [{start}, {stop}) does not lie within the {self._num_records} records "
-                "of this permutation. Ask for 0 <= start <= stop <= its length."
+                f"The window [{start}, {stop}) does not lie within [0, {self._num_records}), the "
+                "records of this permutation. Ask for 0 <= start <= stop <= its length."
             )
         return self._forward(np.arange(start, stop, dtype=np.int64))
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import pytest
+from python_start import call_in_processes
 
 from trialrun._errors import BookkeepingError
 from trialrun.controller.bookkeeping import (
@@ -104,9 +103,7 @@ def test_one_of_many_threads_wins_the_claim(database: Database, trial: TrialRow)
 
 
 def test_one_of_many_processes_wins_the_claim(database: Database, trial: TrialRow) -> None:
-    pool: Pool
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        won = pool.starmap(_claim, [(database.url, trial.id, pid) for pid in range(16)], 1)
+    won = call_in_processes(_claim, [(database.url, trial.id, pid) for pid in range(6)])
     _check_one_winner(database, trial, won)
 
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import sqlite3
 import subprocess
 import sys
-from multiprocessing.synchronize import Barrier
+import time
 from pathlib import Path
 
 import pytest
+from python_start import call_in_processes
 from sqlalchemy import text
 
 from trialrun._errors import BookkeepingError
@@ -34,21 +34,18 @@ def test_url_of_a_relative_file_opens_the_same_database_from_another_folder(
     assert list_experiments(Database.open(database.url, create=False)) == []
 
 
-def _open_at_once(url: str, barrier: Barrier) -> None:
-    barrier.wait()
+def _open_at_once(url: str, number: int, meeting: Path) -> None:
+    (meeting / str(number)).touch()
+    while len(list(meeting.iterdir())) < 4:
+        time.sleep(0.001)
     new_experiment(Database.open(url))
 
 
-def test_many_processes_may_create_one_database_at_once(file: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(4)
+def test_many_processes_may_create_one_database_at_once(file: Path, tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
     url = f"sqlite:///{file}"
-    processes = [context.Process(target=_open_at_once, args=(url, barrier)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
+    call_in_processes(_open_at_once, [(url, number, meeting) for number in range(4)])
     experiments = list_experiments(Database.open(url))
     assert [row.experiment.id for row in experiments] == [1, 2, 3, 4]
 
@@ -131,12 +128,7 @@ def test_session_undoes_everything_after_an_error(database: Database) -> None:
 
 def test_transaction_that_reads_and_then_writes_loses_no_update(database: Database) -> None:
     new_experiment(database, name="0")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_count_up, args=(database.url, 50)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    call_in_processes(_count_up, [(database.url, 50)] * 3)
     assert list_experiments(database)[0].experiment.name == "150"
 
 

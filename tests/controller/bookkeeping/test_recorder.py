@@ -3,12 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from python_start import run_python
 from sqlalchemy import delete
 
 from trialrun._errors import BookkeepingError
@@ -89,12 +88,7 @@ def test_everything_is_on_disk_after_the_interpreter_ended_without_close(
         "    recorder.training_metrics(batches=batches, epoch=0, metrics={'loss': 0.5})\n"
         f"{end}\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        check=False,
-    )
+    run_python("-c", script)
     assert reported_batches(database, attempt) == list(range(1, 2001))
 
 
@@ -191,13 +185,8 @@ def test_full_disk_loses_nothing(database: Database, attempt: AttemptRow) -> Non
         "        print(error)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = run_python("-c", script)
+    assert ended.returncode == 0, ended.stderr
     assert "Check its disk: is it full, or gone?" in ended.stdout
     assert reported_batches(database, attempt) == list(range(1, 5001))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_migrations_make_what_the_models_describe(database: Database) -> None:
     with database.snapshot() as session:
         context = MigrationContext.configure(session.connection())
         assert compare_metadata(context, Base.metadata) == []
+
+
+@pytest.mark.parametrize(("level", "is_heard"), [(logging.NOTSET, False), (logging.INFO, True)])
+def test_migrations_are_logged_for_those_who_ask(
+    tmp_path: Path, level: int, is_heard: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("alembic")
+    before = logger.level
+    caplog.set_level(logging.INFO)  # as a script's logging.basicConfig(level=logging.INFO)
+    logger.setLevel(level)
+    try:
+        Database.open(f"sqlite:///{tmp_path / 'new.db'}", create=True)
+    finally:
+        logger.setLevel(before)
+    heard = [record for record in caplog.records if record.name.startswith("alembic")]
+    assert bool(heard) == is_heard
 
 
 def test_known_revisions_are_the_migrations_in_order() -> None:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from python_start import run_python
 from support import TRIALS, make_spec, run_session
 
 from trialrun import CheckpointError
@@ -193,7 +192,7 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(tmp_path: Path, file:
         limit=limit,
         trial="reducing.py",
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == run.digest
     for batches in (2, 3):

@@ -46,11 +46,14 @@ STRAIGHT = [
     "first.on_training_start()",
     "first.on_training_epoch_start(0)",
     "first.on_training_batch_start(0)",
+    "first.on_optimizer_step_end(SGD, 0)",
     "first.on_training_batch_end(0)",
     "first.on_training_batch_start(1)",
+    "first.on_optimizer_step_end(SGD, 1)",
     "first.on_training_batch_end(1)",
     "first.on_training_workload_end(loss, 2)",
     "first.on_training_batch_start(2)",
+    "first.on_optimizer_step_end(SGD, 2)",
     "first.on_training_batch_end(2)",
     "first.on_training_epoch_end(0)",
     "first.on_validation_start()",
@@ -62,6 +65,7 @@ STRAIGHT = [
     "first.on_checkpoint_upload_end(checkpoint-0)",
     "first.on_training_epoch_start(1)",
     "first.on_training_batch_start(3)",
+    "first.on_optimizer_step_end(SGD, 3)",
     "first.on_training_batch_end(3)",
     "first.on_training_workload_end(loss, 2)",
     "first.on_validation_start()",
@@ -99,7 +103,7 @@ def test_the_table_in_the_docs_has_every_method_in_that_order() -> None:
     assert [name for name in documented if name in first_calls] == sorted(
         first_calls, key=documented.index
     )
-    assert len(documented) == len(set(documented)) == 19
+    assert len(documented) == len(set(documented)) == 20
     assert {"state_dict", "load_state_dict", "on_exception"} <= set(documented)
 
 

@@ -18,6 +18,8 @@ STOPS = (("progress", 2), ("progress", 4), ("training", 6))
 
 SPECS: dict[str, TrialSpec] = {
     "conv on 4": make_spec("conv.py", slots=4),
+    "averaging on 4": make_spec("averaging.py", slots=4, reporting_period="5ba"),
+    "averaging on 4, windows of 2": make_spec("averaging.py", slots=4, aggregation_frequency=2),
     "conv on 6": make_spec("conv.py", slots=6),
     "conv on 6, windows of 2": make_spec("conv.py", slots=6, aggregation_frequency=2),
     "gan on 4": make_spec("gan.py", slots=4),

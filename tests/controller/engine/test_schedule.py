@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialrun import Batch, Epoch, Time
+from trialrun.controller.config import CheckpointPolicy
 from trialrun.controller.engine import schedule
-from trialrun.controller.engine.schedule import BoundaryWishes, Event, Plan, Stopwatch
+from trialrun.controller.engine.schedule import (
+    BoundaryWishes,
+    Event,
+    Plan,
+    Stopwatch,
+    Stretch,
+)
 from trialrun.controller.engine.stopping import StopRequest
 
 
@@ -22,6 +29,8 @@ def new_plan(**values: Any) -> Plan:
         "reporting_period": Batch(4),
         "validation_period": Epoch(1),
         "checkpoint_period": None,
+        "checkpoint_policy": CheckpointPolicy.NONE,
+        "step_zero_validation": False,
     }
     return Plan(**{**defaults, **values})
 
@@ -126,15 +135,23 @@ def test_a_plan_without_end_or_period_has_a_boundary_all_the_same() -> None:
             {"max_length": Epoch(1), "epoch_length": 1, "checkpoint_period": Batch(1)},
             "1 epoch x 1 batch = 1 batch, 1 validation, 1 checkpoint",
         ),
-        ({"max_length": Batch(3)}, "3 batches, epochs of 5, 1 validation"),
-        ({"max_length": Batch(7), "validation_period": None}, "7 batches, epochs of 5"),
+        ({"max_length": Batch(3)}, "3 batches, epochs of 5, 1 validation, 1 checkpoint"),
+        (
+            {"max_length": Batch(7), "validation_period": None, "step_zero_validation": True},
+            "7 batches, epochs of 5, 2 validations, 1 checkpoint",
+        ),
         (
             {"max_length": Batch(10), "window": 4, "validation_period": Batch(1)},
-            "12 batches, epochs of 5, 3 validations",
+            "12 batches, epochs of 5, 3 validations, 1 checkpoint",
         ),
         (
             {"max_length": Time(7200), "checkpoint_period": Time(600)},
             "2h of training, epochs of 5 batches, a validation every 1ep, a checkpoint every 10min",
+        ),
+        (
+            {"max_length": Time(60), "validation_period": None},
+            "1min of training, epochs of 5 batches, a validation at the end, a checkpoint at the "
+            "end",
         ),
         (
             {"max_length": Batch(5), "checkpoint_period": Time(90)},
@@ -146,12 +163,72 @@ def test_a_plan_reads_as_people_speak(values: dict[str, Any], text: str) -> None
     assert new_plan(**values).describe() == text
 
 
+@pytest.mark.parametrize(
+    ("policy", "values", "text"),
+    [
+        # Validations at 5, 10, 15, 20, checkpoints at 10, 20.
+        ("none", {"checkpoint_period": Batch(10)}, "2 checkpoints"),
+        ("best", {"checkpoint_period": Batch(10)}, "at least 2 checkpoints"),
+        ("all", {"checkpoint_period": Batch(10)}, "4 checkpoints"),
+        # Checkpoints at 4, 8, 12, 16, 20.
+        ("all", {"checkpoint_period": Batch(4)}, "8 checkpoints"),
+        ("best", {"checkpoint_period": Epoch(1)}, "4 checkpoints"),
+        ("best", {"checkpoint_period": Batch(1)}, "20 checkpoints"),
+        ("best", {}, "at least 1 checkpoint"),
+        ("all", {}, "4 checkpoints"),
+        ("best", {"validation_period": None}, "1 checkpoint"),
+        ("all", {"validation_period": None, "step_zero_validation": True}, "2 checkpoints"),
+        ("best", {"step_zero_validation": True}, "at least 1 checkpoint"),
+        # Windows of 2 end at 2, 4, ..., 20: validations at 6, 10, 16, 20, checkpoints at 8, 14, 20.
+        ("all", {"window": 2, "checkpoint_period": Batch(7)}, "at least 3 checkpoints"),
+        ("all", {"window": 2, "checkpoint_period": Batch(1)}, "10 checkpoints"),
+        ("best", {"checkpoint_period": Time(60)}, "at least a checkpoint every 1min"),
+        ("all", {"validation_period": Time(60)}, "at least 1 checkpoint"),
+    ],
+)
+def test_a_plan_promises_no_fewer_checkpoints_than_its_policy_takes(
+    policy: str, values: dict[str, Any], text: str
+) -> None:
+    plan = new_plan(checkpoint_policy=CheckpointPolicy(policy), **values)
+    assert plan.describe().rpartition(", ")[2] == text
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    length=st.integers(1, 40),
+    window=st.integers(1, 4),
+    periods=st.tuples(st.integers(1, 15), st.integers(1, 15)),
+    zeroth=st.booleans(),
+)
+def test_a_checkpoint_at_every_validation_is_counted_once(
+    length: int, window: int, periods: tuple[int, int], zeroth: bool
+) -> None:
+    plan = new_plan(
+        max_length=Batch(length),
+        window=window,
+        validation_period=Batch(periods[0]),
+        checkpoint_period=Batch(periods[1]),
+        checkpoint_policy=CheckpointPolicy.ALL,
+        step_zero_validation=zeroth,
+    )
+    end = plan.total_batches
+    assert end is not None
+    taken = {end, *([0] if zeroth else [])}
+    for batch in range(window, end, window):
+        if any(plan.is_due(Batch(period), batch, window) for period in periods):
+            taken.add(batch)
+    *_, words = plan.describe().split(", ")
+    number = int(words.removeprefix("at least ").split()[0])
+    assert number <= len(taken) if words.startswith("at least") else number == len(taken)
+    assert window > 1 or not words.startswith("at least")
+
+
 def test_a_plan_is_recorded_with_its_units() -> None:
     assert new_plan().to_json() == {
         "global_batch_size": 8,
         "epoch_length": 5,
         "total_batches": 20,
-        "description": "4 epochs x 5 batches = 20 batches, 4 validations",
+        "description": "4 epochs x 5 batches = 20 batches, 4 validations, 1 checkpoint",
         "max_length": "20ba",
         "reporting_period": "4ba",
         "validation_period": "1ep",
@@ -236,3 +313,14 @@ def test_a_period_in_time_goes_on_over_short_attempts(clock: list[float]) -> Non
     assert later.is_due(Event.VALIDATION)
     later.happened(Event.VALIDATION)
     assert not later.is_due(Event.VALIDATION)
+
+
+def test_a_stretch_has_boundaries_of_its_own_and_ends_at_the_last() -> None:
+    plan = new_plan(stretch=Stretch(checkpoints=(7, 12, 13)))
+    assert plan.stretch is not None and plan.stretch.end == 13
+    unstretched = new_plan()
+    for clock in range(13):
+        own = next(batch for batch in (7, 12, 13) if batch > clock)
+        assert plan.next_boundary(clock) == min(own, unstretched.next_boundary(clock))
+    assert plan.next_boundary(13) == unstretched.next_boundary(13)
+    assert plan.to_json() == unstretched.to_json()

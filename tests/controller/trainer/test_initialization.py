@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ def process_state() -> list[Any]:
         torch.get_num_threads(),
         (cudnn.benchmark, cudnn.deterministic),
         torch.distributed.is_initialized(),
+        torch.get_deterministic_debug_mode(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        (list(warnings.filters), warnings.showwarning),
     ]
 
 
@@ -41,6 +47,23 @@ def test_the_process_is_as_it_was_before(scripts: Scripts) -> None:
         load("conv")(context)
         assert process_state() != before
         _ = 1 / 0
+    assert process_state() == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "debug_mode", "fills"), [("strict", 2, True), ("warn", 1, False), ("off", 0, True)]
+)
+def test_torch_computes_as_deterministic_says_within_the_block(
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch, mode: str, debug_mode: int, fills: bool
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = process_state()
+    with scripts.init(exp_conf={"deterministic": mode}):
+        assert torch.get_deterministic_debug_mode() == debug_mode
+        assert torch.utils.deterministic.fill_uninitialized_memory is fills
+        workspace = None if mode == "off" else ":4096:8"
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
+        assert torch.backends.cudnn.deterministic is (mode != "off")
     assert process_state() == before
 
 
@@ -252,6 +275,24 @@ def test_outside_of_init_nothing_is_trained(scripts: Scripts) -> None:
         trialrun.Trainer(trial, context)
 
 
+def test_a_second_trial_needs_a_block_of_its_own(scripts: Scripts) -> None:
+    linear = load("linear")
+
+    class Other(linear):  # type: ignore[misc,valid-type]  # a class that mypy does not see
+        pass
+
+    with scripts.init() as context:
+        trainer = trialrun.Trainer(linear(context), context)
+        with pytest.raises(InvalidTrialError) as caught:
+            Other(context)
+        assert str(caught.value) == (
+            "A second trial, of the class Other, is being made with one context: the first is the "
+            "Linear that its Trainer has. Make each in a block of its own: with "
+            "trialrun.init(...) as context: Trainer(Other(context), context).fit(...)"
+        )
+        assert trainer.fit(**FIT).is_completed
+
+
 def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> None:
     linear = load("linear")
     with scripts.init() as old_context:
@@ -263,7 +304,7 @@ def test_trial_trainer_and_context_must_belong_together(scripts: Scripts) -> Non
     )
     with scripts.init() as context:
         with pytest.raises(InvalidTrialError, match=re.escape(other_context)):
-            trialrun.Trainer(linear(old_context), old_context)
+            trialrun.Trainer(old_trial, old_context)
         with pytest.raises(InvalidTrialError, match=re.escape(other_context)):
             old_trainer.fit(**FIT)
         with pytest.raises(InvalidTrialError) as caught:

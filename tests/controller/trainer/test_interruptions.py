@@ -82,12 +82,16 @@ def test_ctrl_c_once_takes_a_checkpoint_and_then_interrupts_the_script(
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_ctrl_c_twice_stops_at_once_and_the_newest_checkpoint_is_good(
-    slots: int, scripts: Scripts
+    slots: int, scripts: Scripts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     num_threads = threading.active_count()
     interrupted = doing_at(4, sending(signal.SIGINT, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         scripts.train(interrupted, {"slots": slots})
+    assert capsys.readouterr().out.endswith(
+        "\nStopped experiment 1 at once. To go on, run the script or notebook again, with "
+        'trainer.fit(..., latest_checkpoint="latest").\n'
+    )
     assert threading.active_count() == num_threads
     (attempt,) = scripts.attempts()
     assert (attempt.state, attempt.error) == (RunState.KILLED, "Stopped at once by Ctrl-C.")
@@ -185,6 +189,13 @@ def test_resume_by_command_is_refused_and_says_what_to_do(scripts: Scripts) -> N
         "Experiment 1 was trained by a script of yours, which alone can make its trial. To go on, "
         'run the script or notebook again, with trainer.fit(..., latest_checkpoint="latest").'
     ) in result.output
+    scripts.train(load("linear"), max_length="6ba", latest_checkpoint="latest")
+    result = CliRunner().invoke(main, ["resume", "1", "--home", str(scripts.home)])
+    assert result.stderr == (
+        "Error: Experiment 1 is complete, after 6 batches: there is nothing to resume. To train "
+        "longer, run the script or notebook again, with trainer.fit(max_length=..., "
+        'latest_checkpoint="latest") and a larger max_length.\n'
+    )
 
 
 # Failures.

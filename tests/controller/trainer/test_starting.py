@@ -169,6 +169,14 @@ def test_unknown_and_broken_checkpoints_are_refused(
 ) -> None:
     with pytest.raises(BookkeepingError, match=r"^There is no checkpoint 'abcdef'\. `trialrun"):
         scripts.train(load("linear"), latest_checkpoint="abcdef")
+    for name in ("best", 3):
+        with pytest.raises(BookkeepingError) as unknown:
+            scripts.train(load("linear"), latest_checkpoint=name)
+        assert str(unknown.value) == (
+            f"latest_checkpoint={name!r} names no checkpoint. Give 'latest' for the newest of this "
+            "script, or the uuid or the folder of one: `trialrun checkpoint list` shows them with "
+            "their metrics."
+        )
     with pytest.raises(CheckpointError) as caught:
         scripts.train(load("linear"), latest_checkpoint=tmp_path)
     assert str(caught.value).startswith(

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 from trialrun.compat.determined import errors
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class InvalidHP(InvalidTrialError):
 
     def __init__(self, msg: str = "The trial was given hyperparameters that it refuses.") -> None:
         if not isinstance(msg, str):
-            raise TypeError(f"InvalidHP got a {type(msg).__name__}; its message is a string.")
+            raise TypeError(f"InvalidHP got {type_of(msg)}; its message is a string.")
         super().__init__(msg)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trialrun._callback import Callback
+from trialrun._errors import nearest_name
 
 __all__ = ["PyTorchCallback"]
 
@@ -18,7 +19,8 @@ class PyTorchCallback(Callback):
 
     ``on_training_epoch_start`` may leave ``epoch_idx`` out, and ``on_checkpoint_end`` is called
     like ``on_checkpoint_write_end``, before it. Each gives a ``FutureWarning`` when the class is
-    made.
+    made. A method whose name begins with ``on_`` and that is no event gives a ``UserWarning``; of a
+    ``trialrun.Callback`` it is refused.
     """
 
     _further_events = frozenset({"on_checkpoint_end"})
@@ -33,10 +35,19 @@ class PyTorchCallback(Callback):
         if end is not None:
             _warn(f"{cls.__name__}.on_checkpoint_end should be called on_checkpoint_write_end.")
             cls.on_checkpoint_write_end = _both(end, cls.on_checkpoint_write_end)  # type: ignore[assignment, method-assign]  # as above
+        known = {name for name in dir(Callback) if name.startswith("on_")} | cls._further_events
+        for name in sorted({name for name in dir(cls) if name.startswith("on_")} - known):
+            if callable(getattr(cls, name)):
+                _warn(
+                    f"{cls.__name__}.{name} is never called: a PyTorchCallback has no such event."
+                    f"{nearest_name(name, known)}",
+                    UserWarning,
+                )
+                cls._further_events |= {name}  # a class that extends this one is not warned again
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, FutureWarning, stacklevel=3)
+def _warn(message: str, category: type[Warning] = FutureWarning) -> None:
+    warnings.warn(message, category, stacklevel=3)
 
 
 def _without_epoch(method: Callable[[Any], None]) -> Callable[[Any, int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table
@@ -50,6 +51,9 @@ def upgrade(connection: Connection, name: str) -> None:
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["connection"] = connection
+    logger = logging.getLogger("alembic")
+    if logger.level == logging.NOTSET:  # nobody has asked what it does, whatever else is logged
+        logger.setLevel(logging.WARNING)
     command.upgrade(config, HEAD)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, select
 
 from trialrun._errors import BookkeepingError
+from trialrun._wording import count
 from trialrun.controller.bookkeeping._pending import Pending
 from trialrun.controller.bookkeeping.database import Database
 from trialrun.controller.bookkeeping.schema import AttemptRow
@@ -317,8 +318,9 @@ class Recorder:
         return {"trial_id": self._trial_id, "attempt_id": self._attempt_id, **values}
 
     def _held(self) -> str:
-        count = len(self._queued) + len(self._batch)
-        return f"{count} values reported by attempt {self._attempt_id} are"
+        held = len(self._queued) + len(self._batch)
+        verb = "is" if held == 1 else "are"
+        return f"{count(held, 'value')} reported by attempt {self._attempt_id} {verb}"
 
     def _reason(self) -> str:
         return str(self._failure) if self._failure else "Its disk is slow. Try again."

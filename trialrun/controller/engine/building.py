@@ -10,6 +10,7 @@ from trialrun._context import TrialContext
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun._wording import type_of
 from trialrun.controller.engine.callbacks import Callbacks
 from trialrun.controller.engine.data.foreign_loaders import (
     ForeignTrainingData,
@@ -39,6 +40,7 @@ class Split(enum.Enum):
 # Addresses after the trial's constructor, which has 0.
 _ADDRESSES = {Split.TRAINING: 1, Split.VALIDATION: 2, Split.TEST: 4}
 _CALLBACKS = 3
+_LR_SCHEDULERS = 5
 
 
 class SourceBuilder:
@@ -101,6 +103,15 @@ class SourceBuilder:
         callbacks = self._call(self._trial.build_callbacks, _CALLBACKS, 0)
         return Callbacks(callbacks, self._generators, self._execution)
 
+    def make_lr_schedulers(self) -> None:
+        """Makes the schedulers that depend on the trial's length, which is known by now.
+
+        Raises:
+            InvalidTrialError: A function returned something else, or the scheduler of an optimizer
+                that was not wrapped.
+        """
+        self._call(self._context.make_lr_schedulers, _LR_SCHEDULERS, 0)
+
     def validation(self) -> ValidationSource | FullDataset:
         """Returns the validation data, as the trial evaluates it: batch by batch, or all at once.
 
@@ -160,7 +171,7 @@ class SourceBuilder:
     def _require_allowed(self, loader: Any, split: Split) -> None:
         if not self._context.experimental.allows_any_loader:
             raise InvalidTrialError(
-                f"{split.method} returned a {type(loader).__name__}. Return a trialrun.DataLoader, "
+                f"{split.method} returned {type_of(loader)}. Return a trialrun.DataLoader, "
                 "which takes torch's arguments: trialrun itself then decides which records make a "
                 "batch, so that it can resume at any of them. For data that can only be streamed, "
                 "call context.experimental.disable_dataset_reproducibility_checks() in __init__."

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from trialrun._callback import Callback
 from trialrun._errors import CheckpointError, InvalidTrialError, nearest_name
+from trialrun._wording import type_of
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.randomness import Generators
@@ -18,6 +22,11 @@ from trialrun.samplers.addresses import Stream
 logger = logging.getLogger(__name__)
 
 _EVENTS = [name for name in vars(Callback) if name.startswith("on_")]
+STEP_END = "on_optimizer_step_end"
+# What an event's random numbers are a function of; those of STEP_END have a stream of their own.
+_EVENT_NUMBERS = {
+    name: number for number, name in enumerate(name for name in _EVENTS if name != STEP_END)
+}
 _VALIDATION = [name for name in _EVENTS if name.startswith("on_validation_")]
 # Where the loop waits for a checkpoint to be written.
 _WRITING = ["on_checkpoint_write_end", "on_checkpoint_upload_end"]
@@ -32,6 +41,7 @@ _NOT_TOGETHER = {
 _AT_BATCHES = {
     "on_training_epoch_start",
     "on_training_batch_start",
+    STEP_END,
     "on_training_batch_end",
     "on_training_epoch_end",
 }
@@ -101,13 +111,7 @@ class Callbacks:
         if not self._listeners[event]:
             return
         with self._speaking_for_slots(event):
-            for index, name, method in self._listeners[event]:
-                self._enter(event, index)
-                try:
-                    method(*arguments)
-                except BaseException as error:
-                    error.add_note(f"Raised by {event} of callback {name!r}.")
-                    raise
+            self._call_each(event, arguments, functools.partial(self._enter, event))
             if event not in _NOT_TOGETHER | _AT_BATCHES:
                 self._execution.meet()
 
@@ -126,6 +130,32 @@ class Callbacks:
             epoch, batch_in_epoch = divmod(batch + 1, epoch_length)
             if batch_in_epoch == 0:
                 self.call("on_training_epoch_end", epoch - 1)
+
+    @property
+    def listen_to_steps(self) -> bool:
+        """Whether a callback is called after the steps of optimizers."""
+        return self.listen_to(STEP_END)
+
+    def end_step(
+        self, optimizer: torch.optim.Optimizer, step_idx: int, batch: int, number: int
+    ) -> None:
+        """Calls what comes after a step of an optimizer, in the middle of a batch.
+
+        Args:
+            optimizer: What has stepped.
+            step_idx: Its steps before that one, since the start of the trial.
+            batch: The batch.
+            number: The steps of all optimizers before that one, in the batch.
+        """
+
+        def enter(index: int) -> None:
+            self._generators.enter(Stream.STEP_CALLBACK, batch, number * _MAX_CALLBACKS + index)
+
+        # The slot that steps goes on drawing where it was.
+        states = self._generators.save()
+        with self._speaking_for_slots(STEP_END), torch.no_grad():
+            self._call_each(STEP_END, (optimizer, step_idx), enter)
+        self._generators.restore(states)
 
     @contextlib.contextmanager
     def failure_told(self) -> Iterator[None]:
@@ -168,6 +198,17 @@ class Callbacks:
         for name, callback in self._callbacks.items():
             callback.load_state_dict(states[name])
 
+    def _call_each(
+        self, event: str, arguments: tuple[Any, ...], enter: Callable[[int], None]
+    ) -> None:
+        for index, name, method in self._listeners[event]:
+            enter(index)
+            try:
+                method(*arguments)
+            except BaseException as error:
+                error.add_note(f"Raised by {event} of callback {name!r}.")
+                raise
+
     def _call_all(self, event: str, *arguments: Any, reverse: bool) -> None:
         listeners = self._listeners[event]
         with self._speaking_for_slots(event):
@@ -184,14 +225,14 @@ class Callbacks:
         return self._execution.once_in_each_process(event)
 
     def _enter(self, event: str, index: int) -> None:
-        minor = _EVENTS.index(event) * _MAX_CALLBACKS + index
+        minor = _EVENT_NUMBERS[event] * _MAX_CALLBACKS + index
         self._generators.enter(Stream.CALLBACK, self._execution.batches_completed, minor)
 
 
 def _checked(callbacks: Any) -> dict[str, Callback]:
     if not isinstance(callbacks, dict):
         raise InvalidTrialError(
-            f"build_callbacks returned a {type(callbacks).__name__}. Return a dictionary of names "
+            f"build_callbacks returned {type_of(callbacks)}. Return a dictionary of names "
             "and trialrun.Callback objects; the names are those in checkpoints."
         )
     for name, callback in callbacks.items():

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import torch
 
+from trialrun.controller.config import Deterministic
+from trialrun.controller.engine.determinism import make_deterministic
 
-def prepare_device(local_rank: int = 0) -> torch.device:
+
+def prepare_device(
+    local_rank: int = 0,
+    deterministic: Deterministic = Deterministic.WARN,
+    warns: bool = True,
+) -> torch.device:
     """Returns the GPU of a process on this machine, or the CPU where there is none.
 
     Args:
         local_rank: The process's place on this machine.
+        deterministic: What becomes of operations that give other bits each time.
+        warns: Whether this process speaks for all.
     """
+    make_deterministic(deterministic, warns)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
-    # Algorithms that are chosen by timing them would differ from one attempt to the next.
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
     return device
 
 

@@ -14,9 +14,11 @@ import torch
 from trialrun._batch_contents import batch_to_device
 from trialrun._construction import Construction
 from trialrun._context import TrialContext
-from trialrun._engine import ClipGrads, Closure, Engine
+from trialrun._engine import BackwardInputs, ClipGrads, Closure, Engine
 from trialrun._errors import InvalidTrialError
 from trialrun._trial import Trial
+from trialrun._units import Unit
+from trialrun.controller.engine.length import TrialLength
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.exchange import SET_UP, SlotExchange, refused
 from trialrun.controller.engine.parallel.meetings import FINISHED, Meetings
@@ -38,6 +40,7 @@ from trialrun.controller.engine.steps.mixed_precision import MixedPrecision, as_
 from trialrun.controller.engine.steps.optimization import StepRequest
 from trialrun.controller.engine.steps.parameters import require_initialized
 from trialrun.controller.engine.steps.stepping import Stepping, meeting_places, plain_backward
+from trialrun.controller.engine.steps.unwrapped_schedulers import note_schedulers
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
@@ -50,6 +53,15 @@ class BatchCallbacks(Protocol):
 
     def end_batch(self, batch: int, epoch_length: int) -> None:
         """Calls what comes after it; the clock still says that it is under way."""
+
+    @property
+    def listen_to_steps(self) -> bool:
+        """Whether there is anything to call after the steps of optimizers."""
+
+    def end_step(
+        self, optimizer: torch.optim.Optimizer, step_idx: int, batch: int, number: int
+    ) -> None:
+        """Calls what comes after a step."""
 
 
 class Execution(Engine):
@@ -99,6 +111,7 @@ class Execution(Engine):
         stop_request: StopRequest,
         device: torch.device,
     ) -> None:
+        note_schedulers()
         slots_each = num_slots // collectives.size
         first = collectives.rank * slots_each
         self.slot_numbers = range(first, first + slots_each)
@@ -119,14 +132,29 @@ class Execution(Engine):
         self.meetings = self._new_meetings([], SET_UP)
         self._exchange = SlotExchange(collectives, slots_each)
         self._slots_run = False
+        self._is_ending_step = False
         self._is_built = False
         self._is_training = False
         self._initial_batch = 0
         self._batches_completed = 0
         self._epoch_length = 1
+        self._length = TrialLength(window=aggregation_frequency)
 
     def trial_begins(self, construction: Construction) -> None:
-        """Sets the generators to the one address of constructors, and remembers the trial."""
+        """Sets the generators to the one address of constructors, and remembers the trial.
+
+        Raises:
+            InvalidTrialError: The context has made another trial, whose constructor is over.
+        """
+        if self.construction is not None and self._is_built:
+            first, second = (
+                type(made.trial).__name__ for made in (self.construction, construction)
+            )
+            raise InvalidTrialError(
+                f"A second trial, of the class {second}, is being made with one context: the first "
+                f"is the {first} that its Trainer has. Make each in a block of its own: with "
+                f"trialrun.init(...) as context: Trainer({second}(context), context).fit(...)"
+            )
         # Not for a trial that another one makes within its own constructor.
         if self.construction is None:
             self.construction = construction
@@ -146,6 +174,17 @@ class Execution(Engine):
         """Sets the clock to where this attempt begins, or to where a trial to look at stands."""
         self._initial_batch = self._batches_completed = batches_completed
         self._epoch_length = epoch_length
+
+    def lasts(self, max_length: Unit | None, epoch_length: int | None = None) -> None:
+        """Says how long the trial trains, as far as it is known: now, and when its data is built.
+
+        Args:
+            max_length: When the trial is complete.
+            epoch_length: Batches in an epoch.
+        """
+        self._length = TrialLength(
+            window=self._aggregation_frequency, max_length=max_length, epoch_length=epoch_length
+        )
 
     def set_up(
         self,
@@ -172,7 +211,7 @@ class Execution(Engine):
             shared=_held_elsewhere(trial, context),
         )
         self.slot_state = (
-            SingleSlotState(self.slot_numbers.start, context.models, self.reducers)
+            SingleSlotState(self.slot_numbers.start, context.models, self.buffers, self.reducers)
             if len(self.slot_numbers) == 1
             else FoldedSlotState(
                 self.slot_numbers, context.models, self.buffers, self.reducers, self._generators
@@ -193,6 +232,7 @@ class Execution(Engine):
                 None if context.amp is None else MixedPrecision(context.amp, self._device)
             ),
             prepare_thread=prepare_thread,
+            step_ended=self._end_step if callbacks.listen_to_steps else None,
         )
         self._exchange.once = None
         self._is_training = True
@@ -345,19 +385,30 @@ class Execution(Engine):
         """Batches in an epoch."""
         return self._epoch_length
 
+    @property
+    def aggregation_frequency(self) -> int:
+        """Batches in an aggregation window."""
+        return self._aggregation_frequency
+
+    @property
+    def total_batches(self) -> int:
+        """The trial's length."""
+        return self._length.total_batches
+
     def backward(
         self,
         loss: torch.Tensor,
         gradient: torch.Tensor | None,
         retain_graph: bool,
         create_graph: bool,
+        inputs: BackwardInputs | None,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
         self._require_learning(
             "backward", "; for gradients with respect to something else, use torch.autograd.grad"
         )
         backward = self.stepping.backward if self._is_training else plain_backward
-        backward(loss, gradient, retain_graph, create_graph)
+        backward(loss, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(
         self,
@@ -373,6 +424,11 @@ class Execution(Engine):
                 "step_optimizer was called before training began. Call it in train_batch."
             )
         self._require_learning("step_optimizer")
+        if self._is_ending_step:
+            raise InvalidTrialError(
+                "step_optimizer was called in on_optimizer_step_end, which follows a step, and "
+                "would follow that one too. Call it in train_batch."
+            )
         if self._num_slots > 1 and not self._exchange.thread.is_in_train_batch:
             raise InvalidTrialError(
                 f"step_optimizer was called outside of train_batch, where the {self._num_slots} "
@@ -382,6 +438,14 @@ class Execution(Engine):
             )
         request = StepRequest(clip_grads, auto_zero_grads, scaler, closure)
         return self.stepping.step_optimizer(optimizer, request)
+
+    def _end_step(self, optimizer: torch.optim.Optimizer, step_idx: int, number: int) -> None:
+        self._is_ending_step = True
+        try:
+            with self.slot_state.buffers_of_slot_0(self._collectives):
+                self._callbacks.end_step(optimizer, step_idx, self._batches_completed, number)
+        finally:
+            self._is_ending_step = False
 
     def _require_learning(self, call: str, instead: str = "") -> None:
         if self._is_loaded:

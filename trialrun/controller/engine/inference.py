@@ -1,4 +1,4 @@
-"""A trained trial at work in one process: its data evaluated as in training, or predicted."""
+"""A trained trial at work: its data evaluated as in training, or predicted, by all its slots."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidTrialError, TrialrunError
 from trialrun._fetching import RecordIds
 from trialrun._trial import Trial, signature_of
+from trialrun._wording import type_of
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.weights import Weights
@@ -45,7 +46,7 @@ class RawPrediction(NamedTuple):
 
 
 class Inference:
-    """A trial in this process, which executes all its slots, and a checkpoint for it.
+    """A trial in this process, which executes some or all of its slots, and a checkpoint for it.
 
     Args:
         runtime: The trial's surroundings, with its clock at the checkpoint.
@@ -70,7 +71,7 @@ class Inference:
             runtime.execution,
             runtime.generators,
             seed=runtime.settings.seed,
-            is_chief=True,
+            is_chief=runtime.collectives.is_chief,
         )
 
     def restore(self) -> None:
@@ -106,6 +107,7 @@ class Inference:
             uuid = self.weights.metadata.get("uuid")
             callbacks.call("on_trial_startup", execution.initial_batch, uuid)
             data = self._builder.evaluated(self._build(split), split)
+            execution.meet()
             self._set_up(callbacks)
             try:
                 callbacks.load_state_dict(self._restore(callbacks))
@@ -129,7 +131,7 @@ class Inference:
         return evaluated
 
     def prediction_data(self, split: Split) -> PredictionData:
-        """Returns the batches of which predictions are made, after restoring the trial.
+        """Returns the batches of which this process makes predictions, after restoring the trial.
 
         Raises:
             CheckpointError: The checkpoint does not fit the trial.
@@ -140,20 +142,27 @@ class Inference:
         self._require_data(split)
         callbacks = self._builder.callbacks()
         loader = self._build(split)
+        execution, settings = self.runtime.execution, self.runtime.settings
+        execution.meet()
         self._set_up(callbacks)
         self._restore(callbacks)
         if isinstance(loader, DataLoader):
-            return DescribedData(loader, self.runtime.settings.seed)
+            return DescribedData(
+                loader,
+                settings.seed,
+                num_slots=settings.num_slots,
+                slots=execution.slot_numbers,
+            )
         if split is Split.TRAINING:
             raise InvalidTrialError(
-                f"{split.method} returned a {type(loader).__name__}, one for each slot, whose "
+                f"{split.method} returned {type_of(loader)}, one for each slot, whose "
                 "records have no indices. Predictions of training data need a trialrun.DataLoader; "
                 "or return the loader from build_test_data_loader too, and give --data test."
             )
         return LoaderData(self._builder.batches(loader, split), self.trial)
 
     def predictions(self, data: PredictionData) -> Iterator[RawPrediction]:
-        """Iterates over what ``predict_batch`` returns, batch by batch.
+        """Iterates over what ``predict_batch`` returns for the batches of this process.
 
         Raises:
             SlotError: User code raised.
@@ -161,8 +170,7 @@ class Inference:
         execution, generators = self.runtime.execution, self.runtime.generators
         amp, device = self.runtime.context.amp, self.runtime.device
         predict_batch = as_it_runs(self.trial.predict_batch, amp, device)
-        for batch_idx, records, batch in data:
-            slot = batch_idx % self.runtime.settings.num_slots
+        for batch_idx, slot, records, batch in data:
             execution.acting_slot = slot
             execution.reducers.enter(Phase.VALIDATION, slot)
             execution.reducers.begin_batch(batch_idx)

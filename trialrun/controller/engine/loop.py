@@ -175,6 +175,10 @@ class TrainingLoop:
             Event.CHECKPOINT, self._plan.checkpoint_period, span=self._plan.window
         ):
             self._checkpoint()
+        stretch = self._plan.stretch
+        if stretch is not None and self._clock in stretch.checkpoints:
+            self._checkpoint()
+            self._stop |= self._clock == stretch.end
 
     def _validate_if_owed(self) -> None:
         """Validates where a stop came before the validation that its boundary was due."""

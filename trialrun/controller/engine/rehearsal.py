@@ -48,7 +48,11 @@ def rehearse(spec: TrialSpec, collectives: Collectives, device: torch.device) ->
     ) -> TrialSession:
         return open_session(
             dataclasses.replace(
-                spec, config=config, resume_from=resume_from, tensorboard=tensorboard
+                spec,
+                config=config,
+                resume_from=resume_from,
+                tensorboard=tensorboard,
+                rehearsed_length=spec.config.max_length,
             ),
             collectives=collectives,
             device=device,
@@ -77,6 +81,7 @@ def rehearse_with(
     Raises:
         CheckpointError: The two ways gave different digests; the message names the first tensor
             that differs.
+        InvalidTrialError: No optimizer has learned anything.
         TrialrunError: The trial breaks a rule.
         Exception: Whatever the user's code raises.
     """
@@ -118,12 +123,14 @@ def _train(
     stored: list[StoredCheckpoint] = []
     store = CheckpointStore(folder, stored.append) if collectives.is_chief else None
     try:
-        open_fresh(
+        session = open_fresh(
             config=shortened,
             resume_from=resume_from,
             sink=store,
             tensorboard=folder.parent / "tensorboard",
-        ).run()
+        )
+        session.run()
+        session.require_learning()
     finally:
         failure = store.close() if store is not None else None
     if failure is not None:

@@ -12,9 +12,11 @@ import torch
 from trialrun._context import TrialContext
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
+from trialrun._units import Unit
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.schedule import Stretch
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.samplers.addresses import Stream
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """What must be known before a trial can be built: no length, no periods.
+    """What must be known before a trial can be built: no periods, and no length if need be.
 
     Args:
         hyperparameters: What ``context.get_hparam`` returns.
@@ -31,10 +33,12 @@ class RuntimeSettings:
         aggregation_frequency: Batches in an aggregation window.
         seed: The trial's seed.
         intra_op_threads: CPU threads with which a slot computes.
+        max_length: How long the trial is told that it trains; None: what its session is told.
         record: What is on record about the run.
         tensorboard_path: The folder of the trial's TensorBoard events; None: none are kept.
         logs_to_tensorboard: Whether reported metrics are written there; None: where tensorboard is
             installed.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
     """
 
     hyperparameters: Mapping[str, Any]
@@ -42,9 +46,11 @@ class RuntimeSettings:
     aggregation_frequency: int
     seed: int
     intra_op_threads: int
+    max_length: Unit | None = None
     record: RunRecord = RunRecord()
     tensorboard_path: Path | None = None
     logs_to_tensorboard: bool | None = None
+    stretch: Stretch | None = None
 
 
 class Runtime:
@@ -93,6 +99,7 @@ class Runtime:
             stop_request=stop_request,
             device=device,
         )
+        self.execution.lasts(settings.max_length)
         self.tensorboard = TensorBoard(
             settings.tensorboard_path,
             logs_metrics=settings.logs_to_tensorboard,

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import sys
 import time
 from typing import Any
 
 from trialrun._units import Batch, Epoch, Time, Unit
+from trialrun._wording import count
+from trialrun.controller.config import CheckpointPolicy
+from trialrun.controller.engine.length import whole_windows
 from trialrun.controller.engine.stopping import StopRequest
 
 ENDLESS_EPOCH = 2**62
@@ -31,6 +35,23 @@ class Event(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A part of a trial that is trained again, to be compared with what was recorded.
+
+    Args:
+        checkpoints: Batches at which a checkpoint is taken besides those that are due; training
+            stops at the last.
+    """
+
+    checkpoints: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The batch at which training stops."""
+        return max(self.checkpoints)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """The resolved length and periods of a trial.
 
@@ -42,7 +63,11 @@ class Plan:
         max_length: When the trial is complete.
         reporting_period: How often training metrics are reported.
         validation_period: How often the validation data is evaluated; None: only at the end.
-        checkpoint_period: How often a checkpoint is taken; None: only at validations and stops.
+        checkpoint_period: How often a checkpoint is taken; None: only at the end, at validations
+            and at stops.
+        checkpoint_policy: Which validations are followed by a checkpoint.
+        step_zero_validation: Whether the validation data is evaluated before the first batch too.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
     """
 
     global_batch_size: int | None
@@ -52,12 +77,15 @@ class Plan:
     reporting_period: Unit
     validation_period: Unit | None
     checkpoint_period: Unit | None
+    checkpoint_policy: CheckpointPolicy
+    step_zero_validation: bool
+    stretch: Stretch | None = None
 
     @property
     def total_batches(self) -> int | None:
         """The trial's length in batches, a whole number of windows; None when it is a time."""
         length = self.batches(self.max_length)
-        return None if length is None else -(-length // self.window) * self.window
+        return None if length is None else whole_windows(length, self.window)
 
     def batches(self, unit: Unit | None) -> int | None:
         """Returns a length or period in batches; None where there is none or it is a time."""
@@ -84,6 +112,8 @@ class Plan:
         reporting = self.batches(self.reporting_period)
         if reporting is not None:
             boundaries.append((batches_completed // reporting + 1) * reporting)
+        if self.stretch is not None:
+            boundaries += [b for b in self.stretch.checkpoints if b > batches_completed]
         window_start = batches_completed // self.window * self.window
         for unit in (self.validation_period, self.checkpoint_period):
             period = self.batches(unit)
@@ -96,10 +126,13 @@ class Plan:
         """Returns how many validations or checkpoints a period makes; None where it is a time.
 
         At most one in each window, and always one at the end: 10 batches, period 4: 4, 8 and 10.
+        Without a period that is the only one.
         """
         total, period = self.total_batches, self.batches(unit)
-        if total is None or period is None:
+        if total is None or isinstance(unit, Time):
             return None
+        if period is None:
+            return 1
         if period <= self.window:
             return total // self.window
         multiples = total // period
@@ -109,31 +142,64 @@ class Plan:
     def describe(self) -> str:
         """Returns the plan as people read it.
 
-        For example: ``20 epochs x 23 batches = 460 batches, 20 validations, 20 checkpoints``.
+        For example: ``20 epochs x 23 batches = 460 batches, 20 validations, at least 4
+        checkpoints``. Whoever stops the run gets one more.
         """
-        parts = [self._describe_length()]
-        for unit, name in (
-            (self.validation_period, "validation"),
-            (self.checkpoint_period, "checkpoint"),
-        ):
-            count = self.count(unit)
-            if count is not None:
-                parts.append(_plural(count, name))
-            elif unit is not None:
-                parts.append(f"a {name} every {unit}")
+        parts = [
+            self._describe_length(),
+            self._describe_validations(),
+            self._describe_checkpoints(),
+        ]
         return ", ".join(parts)
+
+    def _describe_validations(self) -> str:
+        number = self.count(self.validation_period)
+        if number is None:
+            return _in_time("validation", self.validation_period)
+        return count(number + self.step_zero_validation, "validation")
+
+    def _describe_checkpoints(self) -> str:
+        number, policy = self.count(self.checkpoint_period), self.checkpoint_policy
+        further = self._num_validations_apart()
+        if policy is CheckpointPolicy.NONE:
+            further = 0
+        if number is None:
+            words = _in_time("checkpoint", self.checkpoint_period)
+        elif policy is CheckpointPolicy.ALL and further is not None:
+            words, further = count(number + further, "checkpoint"), 0
+        else:
+            words = count(number, "checkpoint")
+        return words if further == 0 else f"at least {words}"
+
+    def _num_validations_apart(self) -> int | None:
+        """Returns the validations at batches where no checkpoint is due; None: nobody knows."""
+        total, validations = self.total_batches, self.count(self.validation_period)
+        if total is None or validations is None or isinstance(self.checkpoint_period, Time):
+            return None
+        # Without a period: at the end alone. Within a window no more than one of a kind.
+        validates, saves = (
+            max(self.batches(unit) or total, self.window)
+            for unit in (self.validation_period, self.checkpoint_period)
+        )
+        zeroth = int(self.step_zero_validation)
+        if saves in (validates, self.window):
+            return zeroth
+        if validates % self.window or saves % self.window:
+            return None  # the windows' ends shift them against each other
+        both = math.lcm(validates, saves)
+        return zeroth + validations - (total // both + (total % both > 0))
 
     def _describe_length(self) -> str:
         total = self.total_batches
         if self.epoch_length == ENDLESS_EPOCH:
-            return f"{self.max_length} of training" if total is None else _plural(total, "batch")
+            return f"{self.max_length} of training" if total is None else count(total, "batch")
         if total is None:
-            return f"{self.max_length} of training, epochs of {_plural(self.epoch_length, 'batch')}"
+            return f"{self.max_length} of training, epochs of {count(self.epoch_length, 'batch')}"
         epochs, rest = divmod(total, self.epoch_length)
         if rest or not epochs:
-            return f"{_plural(total, 'batch')}, epochs of {self.epoch_length}"
-        per_epoch = _plural(self.epoch_length, "batch")
-        return f"{_plural(epochs, 'epoch')} x {per_epoch} = {_plural(total, 'batch')}"
+            return f"{count(total, 'batch')}, epochs of {self.epoch_length}"
+        per_epoch = count(self.epoch_length, "batch")
+        return f"{count(epochs, 'epoch')} x {per_epoch} = {count(total, 'batch')}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON data, for the records."""
@@ -148,10 +214,8 @@ class Plan:
         }
 
 
-def _plural(count: int, noun: str) -> str:
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun}es" if noun == "batch" else f"{count} {noun}s"
+def _in_time(name: str, unit: Unit | None) -> str:
+    return f"a {name} at the end" if unit is None else f"a {name} every {unit}"
 
 
 class Stopwatch:

@@ -21,7 +21,8 @@ from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, near_misses
-from trialrun._units import Epoch
+from trialrun._units import Epoch, Unit
+from trialrun._wording import count
 from trialrun.controller.checkpoints.contents import CheckpointContents, read_contents
 from trialrun.controller.checkpoints.identity import RunIdentity
 from trialrun.controller.checkpoints.weights import read_weights
@@ -31,8 +32,10 @@ from trialrun.controller.engine.building import SourceBuilder
 from trialrun.controller.engine.data.data_wait import DataWait
 from trialrun.controller.engine.data.sources import DataFacts
 from trialrun.controller.engine.devices import device_name
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
+from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reports.metrics import TrainingWindow
@@ -44,13 +47,18 @@ from trialrun.controller.engine.reports.tensorboard_log import (
     TensorBoardSink,
 )
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
-from trialrun.controller.engine.schedule import ENDLESS_EPOCH, BoundaryWishes, Plan, Stopwatch
+from trialrun.controller.engine.schedule import (
+    ENDLESS_EPOCH,
+    BoundaryWishes,
+    Plan,
+    Stopwatch,
+    Stretch,
+)
 from trialrun.controller.engine.snapshot import Progress, Snapshots
-from trialrun.controller.engine.steps.lr_schedules import require_wrapped_schedulers
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
 from trialrun.controller.trial_file import load_trial_class
-from trialrun.controller.wording import count
 from trialrun.samplers.permutation import ALGORITHM_VERSION
 
 logger = logging.getLogger(__name__)
@@ -70,6 +78,9 @@ class TrialSpec:
         resume_from: The folder of the checkpoint to go on from.
         tensorboard: The folder of the trial's TensorBoard events; None: none are kept.
         warm_start_from: The folder of the weights to begin with, where nothing is resumed.
+        stretch: The part of the trial that is trained again; None: all of it is trained.
+        rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
+        observer: What looks over the trial's shoulder, if anything.
     """
 
     trial_file: Path
@@ -81,6 +92,9 @@ class TrialSpec:
     resume_from: Path | None = None
     tensorboard: Path | None = None
     warm_start_from: Path | None = None
+    stretch: Stretch | None = None
+    rehearsed_length: Unit | None = None
+    observer: TrialObserver | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -90,6 +104,7 @@ class TrialSpec:
             aggregation_frequency=self.config.aggregation_frequency,
             seed=self.seed,
             intra_op_threads=self.intra_op_threads,
+            max_length=self.rehearsed_length or self.config.max_length,
             record=RunRecord(
                 experiment_config=self.config.to_json(),
                 experiment_id=self.metadata.get("experiment", 0),
@@ -97,6 +112,7 @@ class TrialSpec:
             ),
             tensorboard_path=self.tensorboard,
             logs_to_tensorboard=self.config.tensorboard,
+            stretch=self.stretch,
         )
 
 
@@ -122,6 +138,8 @@ class TrialSession:
     """The resolved length and periods."""
     identity: RunIdentity
     """The facts that decide the run's numbers."""
+    environment: Environment
+    """What this process computes with, which may change their last digits."""
 
     def __init__(
         self,
@@ -186,13 +204,18 @@ class TrialSession:
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
-        require_wrapped_schedulers(context.optimizers, context.lr_schedulers)
         self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
         facts = DataFacts(**collectives.broadcast(own_facts, "facts of the training data"))
         self.plan = _make_plan(config, runtime.settings, facts)
+        told = runtime.settings.max_length or config.max_length
+        self._execution.lasts(told, facts.epoch_length)
+        builder.make_lr_schedulers()
+        UnwrappedSchedulers(context.optimizers, context.lr_schedulers).require_none()
+        self._execution.meet()
         self.identity = _make_identity(runtime.settings, self.plan, facts, device)
+        self.environment = Environment.here(device)
         self._data, self._validation_data, self._facts = data, validation_data, facts
         self._execution.set_up(
             trial, context, self.plan.epoch_length, data.has_equal_batches, callbacks
@@ -205,9 +228,11 @@ class TrialSession:
                 [t for model in context.models for t in (*model.parameters(), *model.buffers())]
             )
         else:
-            for difference in self.identity.differences(contents.metadata["identity"]):
-                if collectives.is_chief:
-                    logger.warning(difference)
+            recorded = contents.metadata
+            differences = self.identity.differences(recorded["identity"])
+            differences += self.environment.differences(recorded.get("environment"))
+            for difference in differences if collectives.is_chief else ():
+                logger.warning(difference)
             progress = snapshots.restore(contents)
             self._reconsider_early_end(progress, contents.metadata, config, runtime)
             stopwatch.load_state_dict(contents.state["stopwatch"])
@@ -261,6 +286,7 @@ class TrialSession:
             collectives=collectives,
             metadata={
                 "identity": self.identity.to_json(),
+                "environment": self.environment.to_json(),
                 "epoch_length": self.plan.epoch_length,
                 "experiment_config": config.to_json(),
                 "versions": _versions(),
@@ -321,6 +347,14 @@ class TrialSession:
             self._callbacks.shut_down()
         return outcome
 
+    def require_learning(self) -> None:
+        """Refuses a trial that has not learned anything yet.
+
+        Raises:
+            InvalidTrialError: No optimizer has taken a step with gradients.
+        """
+        self._execution.stepping.require_learning(self.batches_completed)
+
     @property
     def batches_completed(self) -> int:
         """The clock."""
@@ -367,6 +401,9 @@ def open_session(
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = trial_class(runtime.context)
+    if spec.observer is not None:
+        spec.observer.observe(trial, runtime)
+        sink = None if sink is None else spec.observer.around(sink)
     if contents is None and spec.warm_start_from is not None:
         begin_with_weights(runtime, spec.warm_start_from, spec.config.from_checkpoint_partial)
     return TrialSession(
@@ -401,9 +438,9 @@ def _warn_of_small_dataset(facts: DataFacts, plan: Plan) -> None:
     num_records, size = facts.dataset_length, plan.global_batch_size
     if num_records is not None and size is not None and num_records < size:
         logger.warning(
-            "The training data has %d records, fewer than the %d of one batch: each batch holds "
+            "The training data has %s, fewer than the %d of one batch: each batch holds "
             "records of several passes.",
-            num_records,
+            count(num_records, "record"),
             size,
         )
 
@@ -413,11 +450,11 @@ def _warn_of_other_batch_size(facts: DataFacts, settings: RuntimeSettings) -> No
     if configured is None or facts.batch_size is None or facts.batch_size * slots == configured:
         return
     logger.warning(
-        "Hyperparameter global_batch_size is %s, but the training data has batches of %d records: "
+        "Hyperparameter global_batch_size is %s, but the training data has batches of %s: "
         "batch_size=%d for each of %s. Give its DataLoader "
         "batch_size=self.context.get_per_slot_batch_size(), or set global_batch_size to %d.",
         configured,
-        facts.batch_size * slots,
+        count(facts.batch_size * slots, "record"),
         facts.batch_size,
         count(slots, "slot"),
         facts.batch_size * slots,
@@ -462,6 +499,9 @@ def _make_plan(config: ExperimentConfig, settings: RuntimeSettings, facts: DataF
         reporting_period=config.reporting_period,
         validation_period=config.validation_period,
         checkpoint_period=config.checkpoint_period,
+        checkpoint_policy=config.checkpoint_policy,
+        step_zero_validation=config.step_zero_validation,
+        stretch=settings.stretch,
     )
 
 

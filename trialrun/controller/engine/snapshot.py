@@ -96,8 +96,10 @@ class Snapshots:
             The contents on the chief, None elsewhere.
 
         Raises:
-            TrialrunError: Some state is not plain data; the message names where.
+            TrialrunError: Some state is not plain data, or is that of a scheduler that was not
+                wrapped; the message names where.
         """
+        self._execution.stepping.unwrapped_schedulers.require_no_later_one()
         slot_states = self._collectives.gather(self._own_slot_states(), "slot states")
         if slot_states is None:
             return None
@@ -156,12 +158,12 @@ class Snapshots:
         context = self._context
         contents, callback_states = as_callbacks_want_it(contents, self._callbacks)
         state = contents.state
-        require_same_count("models", context.models, contents.models)
-        require_same_count("optimizers", context.optimizers, state["optimizers"])
-        require_same_count("LR schedulers", context.lr_schedulers, state["lr_schedulers"])
+        require_same_count("model", context.models, contents.models)
+        require_same_count("optimizer", context.optimizers, state["optimizers"])
+        require_same_count("LR scheduler", context.lr_schedulers, state["lr_schedulers"])
         # Checkpoints of earlier versions know of no scalers.
         scalers = state.get("scalers", [])
-        require_same_count("gradient scalers", context.scalers, scalers)
+        require_same_count("gradient scaler", context.scalers, scalers)
         for index, (model, saved) in enumerate(zip(context.models, contents.models, strict=True)):
             load_model(index, model, saved, state["non_persistent_buffers"][index])
             _restore_modes(model, state["modes"][index])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trialrun._errors import CheckpointError
+from trialrun._wording import count
 from trialrun.controller import plain
 from trialrun.controller.checkpoints.weights import Weights
 
@@ -25,7 +26,7 @@ def load_weights(models: Sequence[torch.nn.Module], weights: Weights) -> None:
     Raises:
         CheckpointError: Names, counts, shapes or types differ; the message says which.
     """
-    require_same_count("models", models, weights.models)
+    require_same_count("model", models, weights.models)
     for index, model in enumerate(models):
         load_model(index, model, weights.models[index], weights.buffers[index])
 
@@ -73,7 +74,7 @@ def warm_start(
             names the first differences with both sides.
     """
     if not is_partial:
-        require_same_count("models", models, weights.models, _WARM_START)
+        require_same_count("model", models, weights.models, _WARM_START)
     left, taken = [], 0
     for index, (model, saved) in enumerate(zip(models, weights.models, strict=False)):
         state = model.state_dict()
@@ -89,7 +90,8 @@ def warm_start(
         model.load_state_dict(fitting, strict=not is_partial)
     if len(models) != len(weights.models):
         left.append(
-            f"the trial has {len(models)} models and the checkpoint has {len(weights.models)}"
+            f"the trial has {count(len(models), 'model')} and the checkpoint has "
+            f"{len(weights.models)}"
         )
     if taken == 0:
         raise CheckpointError(
@@ -106,7 +108,7 @@ def non_persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def require_same_count(
-    name: str,
+    noun: str,
     wrapped: Sequence[Any],
     saved: Sequence[Any],
     advice: str = "Restore the trial's code, or submit a new experiment.",
@@ -118,7 +120,8 @@ def require_same_count(
     """
     if len(wrapped) != len(saved):
         raise CheckpointError(
-            f"The trial has {len(wrapped)} {name}, but the checkpoint has {len(saved)}. {advice}"
+            f"The trial has {count(len(wrapped), noun)}, but the checkpoint has "
+            f"{len(saved)}. {advice}"
         )
 
 

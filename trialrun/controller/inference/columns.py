@@ -15,6 +15,7 @@ import torch
 
 from trialrun._batch_contents import to_device
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import count, type_of
 
 RECORD = "record"
 """The column of the records' indices."""
@@ -83,8 +84,9 @@ def read_prediction(returned: Any, num_records: int, batch_idx: int) -> Columns:
             )
         if tensor.ndim == 0 or len(tensor) != num_records:
             raise InvalidTrialError(
-                f"{where} {_describe(value)} as {name!r}, but the batch has {num_records} records: "
-                "the first dimension must be the records of the batch."
+                f"{where} {_describe(value)} as {name!r}, but the batch has "
+                f"{count(num_records, 'record')}: the first dimension must be the records of "
+                "the batch."
             )
         # A copy: the trial may use the same memory for its next batch.
         columns[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -120,5 +122,5 @@ def _is_numeric(value: Any) -> bool:
 
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor | np.ndarray):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)} and type {value.dtype}"
-    return f"a {type(value).__name__}"
+        return f"{type_of(value)} of shape {tuple(value.shape)} and type {value.dtype}"
+    return type_of(value)

@@ -16,8 +16,11 @@ from trialrun.controller.bookkeeping import (
     TrialRow,
 )
 from trialrun.controller.checkpoints.identity import RunIdentity
+from trialrun.controller.config import read_config
 from trialrun.controller.engine.devices import device_name, prepare_device
+from trialrun.controller.engine.environment import Environment
 from trialrun.controller.engine.inference import Inference
+from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.experiments import source_warnings
 from trialrun.controller.inference.selection import select_checkpoint
 from trialrun.controller.inference.trained import open_trained
@@ -46,13 +49,22 @@ class OpenedCheckpoint:
     device: torch.device
 
 
-def open_checkpoint(database: Database, experiment_id: int, which: str) -> OpenedCheckpoint:
+def open_checkpoint(
+    database: Database,
+    experiment_id: int,
+    which: str,
+    *,
+    collectives: Collectives | None = None,
+    local_rank: int = 0,
+) -> OpenedCheckpoint:
     """Builds the trial of an experiment for a checkpoint, as it was configured.
 
     Args:
         database: Where it is recorded.
         experiment_id: Which experiment.
         which: ``best``, ``latest``, or the first characters of a UUID.
+        collectives: The processes that share the trial's slots; default: this one alone.
+        local_rank: Which GPU is this process's own.
 
     Raises:
         BookkeepingError: There is no such experiment or checkpoint.
@@ -62,12 +74,16 @@ def open_checkpoint(database: Database, experiment_id: int, which: str) -> Opene
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
     checkpoint = select_checkpoint(database, experiment, trial, which)
-    device = prepare_device()
+    device = prepare_device(local_rank, deterministic=read_config(experiment.config).deterministic)
     opened = open_trained(
-        Path(checkpoint.path), device=device, trial_file=trial_file_of(experiment)
+        Path(checkpoint.path),
+        device=device,
+        trial_file=trial_file_of(experiment),
+        collectives=collectives,
     )
-    for warning in (*source_warnings(experiment), *_differences(opened, device)):
-        logger.warning(warning)
+    if opened.runtime.collectives.is_chief:
+        for warning in (*source_warnings(experiment), *_differences(opened, device)):
+            logger.warning(warning)
     return OpenedCheckpoint(
         experiment=experiment,
         trial=trial,
@@ -86,4 +102,7 @@ def _differences(opened: Inference, device: torch.device) -> list[str]:
         device_name=device_name(device),
         torch_version=torch.__version__,
     )
-    return here.differences(recorded)
+    environment = Environment.here(device)
+    return here.differences(recorded) + environment.differences(
+        opened.weights.metadata.get("environment")
+    )

@@ -7,9 +7,11 @@ manifest.json                   what was predicted, with which checkpoint, and w
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +19,11 @@ import trialrun
 from trialrun._errors import InvalidDataLoaderError
 from trialrun.controller.checkpoints.manifest import make_manifest
 from trialrun.controller.engine.building import Split
+from trialrun.controller.engine.data.prediction_data import PredictionData
+from trialrun.controller.engine.inference import Inference
 from trialrun.controller.inference.columns import (
     RECORD,
+    Columns,
     ColumnType,
     column_types,
     read_prediction,
@@ -55,6 +60,9 @@ def predict_into(
 ) -> Predicted:
     """Predicts for every record of the data, in the order of the dataset.
 
+    All processes that share the trial's slots call it; the chief writes what all have found, in the
+    order of the batches, so the files are the same for any number of processes.
+
     Args:
         opened: The checkpoint.
         split: Which data.
@@ -69,9 +77,13 @@ def predict_into(
         SlotError: User code raised.
         TrialrunError: The folder cannot be written.
     """
+    if not opened.inference.runtime.collectives.is_chief:
+        for _ in _in_order(opened.inference, opened.inference.prediction_data(split)):
+            raise AssertionError("what all have found is the chief's")
+        return Predicted(num_records=0, columns={})
     with written_whole(folder) as aside:
         data = opened.inference.prediction_data(split)
-        predicted = _predict(opened, data, aside, table_format, chunk_bytes)
+        predicted = _predict(opened.inference, data, aside, table_format, chunk_bytes)
         manifest = {
             "experiment": opened.experiment.id,
             "trial": opened.trial.id,
@@ -97,14 +109,48 @@ def predict_into(
     return predicted
 
 
+class _Prediction(NamedTuple):
+    """What ``predict_batch`` said of one batch, on the CPU."""
+
+    batch_idx: int
+    records: torch.Tensor
+    columns: Columns
+
+
+def _in_order(inference: Inference, data: PredictionData) -> Iterator[_Prediction]:
+    """Yields the predictions of all processes to the chief, in the order of the batches."""
+    own = (
+        _Prediction(
+            raw.batch_idx,
+            torch.from_numpy(raw.records),
+            read_prediction(raw.returned, len(raw.records), raw.batch_idx),
+        )
+        for raw in inference.predictions(data)
+    )
+    collectives = inference.runtime.collectives
+    if collectives.size == 1 or data.num_rounds is None:
+        # Where slot 0 has all batches other processes have none.
+        yield from own
+        return
+    for _ in range(data.num_rounds):
+        # The last round may have fewer.
+        found = list(itertools.islice(own, len(inference.runtime.execution.slot_numbers)))
+        gathered = collectives.gather([tuple(one) for one in found], "predictions")
+        for row in gathered or ():
+            yield from itertools.starmap(_Prediction, row)
+
+
 def _predict(
-    opened: OpenedCheckpoint, data: Any, folder: Path, table_format: TableFormat, chunk_bytes: int
+    inference: Inference,
+    data: PredictionData,
+    folder: Path,
+    table_format: TableFormat,
+    chunk_bytes: int,
 ) -> Predicted:
     table: ChunkedTable | None = None
     first: dict[str, ColumnType] = {}
     stored: dict[str, ColumnType] = {}
-    for batch_idx, records, returned in opened.inference.predictions(data):
-        predicted = read_prediction(returned, len(records), batch_idx)
+    for batch_idx, records, predicted in _in_order(inference, data):
         types = column_types(predicted)
         if table is None:
             first = types
@@ -113,7 +159,7 @@ def _predict(
             stored, table = writer.columns, ChunkedTable(writer, chunk_bytes)
         require_alike(types, first, batch_idx)
         ordered = {name: predicted[name] for name in first}
-        table.add({RECORD: torch.from_numpy(records), **ordered})
+        table.add({RECORD: records, **ordered})
     if table is None:
         raise InvalidDataLoaderError(
             "The data gave no batch, so there is nothing to predict. Check what its loader reads."

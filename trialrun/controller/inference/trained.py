@@ -18,9 +18,10 @@ import torch
 from trialrun._errors import CheckpointError, InvalidTrialError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_complete
+from trialrun._units import parse_unit
 from trialrun.controller.checkpoints.weights import read_weights
 from trialrun.controller.engine.inference import Inference
-from trialrun.controller.engine.parallel.collectives import SingleProcess
+from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.runtime import Runtime, RuntimeSettings
 from trialrun.controller.engine.stopping import StopRequest
@@ -78,6 +79,7 @@ def open_trained(
     trial_class: type[Trial] | None = None,
     trial_file: Path | None = None,
     hparams: Mapping[str, Any] | None = None,
+    collectives: Collectives | None = None,
 ) -> Inference:
     """Builds the trial of a checkpoint, not restored yet; threads become those of training.
 
@@ -87,6 +89,7 @@ def open_trained(
         trial_class: The trial's class; default: the one in the trial's file.
         trial_file: That file; default: the one that the checkpoint names.
         hparams: Hyperparameters that take the place of recorded ones.
+        collectives: The processes that share the trial's slots; default: this one alone.
 
     Raises:
         CheckpointError: It cannot be read, or does not say what is needed.
@@ -99,6 +102,8 @@ def open_trained(
     if hparams is None or "hyperparameters" in weights.metadata:
         values = {**facts.get("hyperparameters", "hparams="), **values}
     identity = facts.get("identity")
+    recorded = weights.metadata.get("experiment_config") or {}
+    max_length = parse_unit(recorded["max_length"]) if "max_length" in recorded else None
     events = Path(tempfile.mkdtemp(prefix="trialrun-"))
     runtime = Runtime(
         RuntimeSettings(
@@ -116,12 +121,13 @@ def open_trained(
             tensorboard_path=events,
             logs_to_tensorboard=False,
         ),
-        collectives=SingleProcess(),
+        collectives=collectives or SingleProcess(),
         device=device,
         stop_request=StopRequest(),
     )
     weakref.finalize(runtime.context, shutil.rmtree, events, ignore_errors=True)
     runtime.execution.begin_at(facts.get("batches"), facts.get("epoch_length"))
+    runtime.execution.lasts(max_length, facts.get("epoch_length"))
     if trial_class is None:
         name = _class_name(weights.metadata.get("trial_class"))
         file = trial_file or _trial_file(folder, facts)

@@ -6,10 +6,10 @@ import re
 import traceback
 from pathlib import Path
 
-from trialrun._errors import TrialrunError
+from trialrun._errors import ReducerError, TrialrunError
+from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.parallel.collectives import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
-from trialrun.controller.engine.reports.reducers import ReducerError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
 # What torch says when one was killed, such as for want of memory, or has called os._exit.
@@ -37,6 +37,7 @@ def explain(
         cause: BaseException = error.__cause__
     else:
         cause = error
+    cause = named_operation(cause)
     lost_worker = _LOST_LOADER_WORKER.search(str(cause))
     # A signal handler of torch raises it wherever the process is, such as while it waits for peers.
     if isinstance(cause, RuntimeError | PeerLostError) and lost_worker:

@@ -46,14 +46,19 @@ class Failure:
     error: str | None = None
     failed_at: float = dataclasses.field(default_factory=time.time)
 
+    @property
+    def text(self) -> str:
+        """All of it: the traceback, or the message where there is none."""
+        return self.traceback or self.message
+
     def write(self, folder: Path) -> None:
         """Leaves the failure in the attempt's folder."""
         data = dataclasses.asdict(self) | {"kind": self.kind.name}
+        # Whole or absent: others read it while this process still runs.
         file = failure_file(folder, self.process)
-        # Whole or absent, as its process may be killed meanwhile.
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(data), encoding="utf-8")
-        partial.replace(file)
+        aside = file.with_suffix(".tmp")
+        aside.write_text(json.dumps(data), encoding="utf-8")
+        aside.replace(file)
 
 
 def failure_file(folder: Path, process: int) -> Path:
@@ -63,9 +68,29 @@ def failure_file(folder: Path, process: int) -> Path:
 
 def first_failure(folder: Path) -> Failure | None:
     """Returns the failure that came first; one that only followed from another's comes last."""
+    failures = _failures(folder)
+    failures.sort(key=lambda f: (f.kind is FailureKind.PEER_LOST, f.failed_at))
+    return failures[0] if failures else None
+
+
+def without_failures(lines: list[str], folder: Path) -> list[str]:
+    """Returns what processes have printed, less the failures with which their logs end.
+
+    Processes that break the same rule all say so; a person needs to read it once.
+
+    Args:
+        lines: From their logs.
+        folder: The attempt's; a process leaves its failure there before it prints it.
+    """
+    if not lines:
+        return lines
+    said = {line for failure in _failures(folder) for line in failure.text.splitlines()}
+    return [line for line in lines if line not in said]
+
+
+def _failures(folder: Path) -> list[Failure]:
     failures = []
     for path in folder.glob("failure-*.json"):
         data = json.loads(path.read_text(encoding="utf-8"))
         failures.append(Failure(**data | {"kind": FailureKind[data["kind"]]}))
-    failures.sort(key=lambda f: (f.kind is FailureKind.PEER_LOST, f.failed_at))
-    return failures[0] if failures else None
+    return failures

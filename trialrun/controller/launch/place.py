@@ -123,6 +123,6 @@ def _require_in_range(rank_name: str, rank: int, size_name: str, size: int) -> N
 def _require_one_machine(local_size: int, size: int) -> None:
     if local_size != size:
         raise ConfigurationError(
-            f"{local_size} of {size} processes are on this machine: a trial's processes must share "
+            f"This machine has {local_size} of {size} processes: a trial's processes must share "
             "one. Start them with torchrun --nnodes 1."
         )

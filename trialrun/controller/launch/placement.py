@@ -44,3 +44,16 @@ def choose_num_processes(requested: int | None, config: ExperimentConfig) -> int
             "processes give the same result: each executes several slots."
         )
     return requested
+
+
+def all_num_processes(config: ExperimentConfig) -> tuple[int, ...]:
+    """Returns every P that divides the slots and that the machine serves, ascending.
+
+    Without GPUs up to 4 processes may share a core. Imports torch.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    most = num_gpus or max(4, num_cores())
+    divisors = (p for p in range(1, config.slots + 1) if config.slots % p == 0)
+    return tuple(p for p in divisors if p <= most)

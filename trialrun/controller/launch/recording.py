@@ -47,7 +47,12 @@ class AttemptRecords:
     def training_starts(self, session: TrialSession, device: torch.device) -> None:
         """Records how the attempt will run, and that it begins."""
         self.recorder.plan(
-            {**session.plan.to_json(), "data": session.describe_data(self.order_arrays.keep)},
+            {
+                **session.plan.to_json(),
+                "data": session.describe_data(self.order_arrays.keep),
+                "identity": session.identity.to_json(),
+                "environment": session.environment.to_json(),
+            },
             total_batches=session.plan.total_batches,
             device=describe_device(device),
         )

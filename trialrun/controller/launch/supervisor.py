@@ -10,15 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 
-from trialrun._units import Time
-from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
-from trialrun.controller.launch.failures import Failure, FailureKind, failure_file, first_failure
-from trialrun.controller.launch.hanging import HangWatch, write_stacks
-from trialrun.controller.launch.worker import Assignment, log_file, train_process
+from trialrun.controller.launch.failures import Failure
+from trialrun.controller.launch.processes import run_processes
+from trialrun.controller.launch.worker import Assignment, train_process
 
 logger = logging.getLogger(__name__)
 
@@ -133,89 +130,16 @@ def supervise(
     Raises:
         TrialrunError: A process does not end, not even when it is killed.
     """
-    # The agent tells of every failure at length; what a user needs is in the failure files.
-    logging.getLogger("torch").setLevel(logging.CRITICAL)
-    folder, heartbeats = assignment.attempt_folder, assignment.heartbeats
-    hang: list[Failure] = []
-    first_lost: ExitCodes = {}
-
-    def on_loss(exit_codes: ExitCodes) -> None:
-        first_lost.update(exit_codes)
-        bell.hang_up()
-        silent = _silent(assignment, exit_codes)
-        if silent and assignment.num_processes > 1 and not hang:
-            logger.warning("%s The others are being ended.", _how_it_ended(silent[0], exit_codes))
-
-    def on_hang(pids: list[int]) -> None:
-        logs = [log_file(folder, process) for process in range(assignment.num_processes)]
-        write_stacks(pids, logs)
-        hang.append(_hang(heartbeats.batches, hang_timeout_seconds, folder))
-
-    agent = Agent(
+    outcomes = run_processes(
         train_process,
         assignment,
         num_processes=assignment.num_processes,
-        log_folder=folder / "agent",
-        on_loss=on_loss,
-        is_hung=HangWatch(heartbeats, hang_timeout_seconds).look,
-        on_hang=on_hang,
+        folder=assignment.attempt_folder,
+        bell=bell,
+        heartbeats=assignment.heartbeats,
+        hang_timeout_seconds=hang_timeout_seconds,
     )
-    outcomes = agent.run_all()
-    if outcomes is None:
-        failure = hang[0] if hang else first_cause(assignment, agent.exit_codes, first_lost)
-        return AttemptResult(end=AttemptEnd.FAILED, failure=failure, batches=heartbeats.batches)
+    if isinstance(outcomes, Failure):
+        batches = assignment.heartbeats.batches
+        return AttemptResult(end=AttemptEnd.FAILED, failure=outcomes, batches=batches)
     return AttemptResult(end=AttemptEnd[outcomes[0]])
-
-
-def _hang(batches: int | None, timeout_seconds: float | None, folder: Path) -> Failure:
-    assert timeout_seconds is not None
-    return Failure(
-        kind=FailureKind.HUNG,
-        message=f"Nothing went on for {Time(timeout_seconds)} (hang_timeout) at batch {batches}. "
-        f"Where each slot stood is in {log_file(folder, 0)} and those beside it.",
-        traceback=None,
-        process=0,
-        batches=batches,
-    )
-
-
-def first_cause(assignment: Assignment, exit_codes: ExitCodes, first_lost: ExitCodes) -> Failure:
-    """Returns the first cause.
-
-    Args:
-        assignment: Where processes have said why they failed.
-        exit_codes: Of all processes.
-        first_lost: Of those that were found to have ended when nobody had been told to.
-    """
-    killed = [rank for rank, code in first_lost.items() if code == -signal.SIGKILL]
-    failure = first_failure(assignment.attempt_folder)
-    # Whatever others say of it: while they join each other, torch has many words for a lost one.
-    if not killed and failure is not None and failure.kind is not FailureKind.PEER_LOST:
-        return failure
-    silent = killed or _silent(assignment, exit_codes)
-    if failure is not None and not silent:
-        return failure
-    # Nobody has failed by itself: a process has ended, and could not say why. It is the first of
-    # those: the others have missed it, or were ended for its sake.
-    rank = (silent or list(exit_codes))[0]
-    how = _how_it_ended(rank, exit_codes)
-    return Failure(
-        kind=FailureKind.LOST,
-        message=f"{how} Its output is in {assignment.attempt_folder}.",
-        traceback=None,
-        process=rank,
-        batches=assignment.heartbeats.batches,
-    )
-
-
-def _silent(assignment: Assignment, exit_codes: ExitCodes) -> list[int]:
-    """Returns the processes that have ended without a word."""
-    folder = assignment.attempt_folder
-    return [rank for rank in exit_codes if not failure_file(folder, rank).exists()]
-
-
-def _how_it_ended(rank: int, exit_codes: ExitCodes) -> str:
-    code = exit_codes[rank]
-    if code < 0:
-        return f"Process {rank} was killed by {signal.Signals(-code).name}."
-    return f"Process {rank} ended with exit code {code} before the trial was complete."

@@ -6,13 +6,11 @@ The supervisor forks it from a server that has this module, and so torch, loaded
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from trialrun.controller.checkpoints.store import CheckpointStore
@@ -23,6 +21,7 @@ from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
+from trialrun.controller.launch.child import listen, log_file, redirect_output
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.hanging import tell_stacks
@@ -58,11 +57,6 @@ class Assignment:
     heartbeats: Heartbeats
 
 
-def log_file(attempt_folder: Path, process: int) -> Path:
-    """Returns where a process's output goes."""
-    return attempt_folder / f"process-{process}.log"
-
-
 def train_process(assignment: Assignment) -> str:
     """Trains this process's slots: the entry point of a process under torch's elastic agent.
 
@@ -74,21 +68,21 @@ def train_process(assignment: Assignment) -> str:
         with 1.
     """
     place = Place.from_environment()  # set by the agent
-    _redirect_output(log_file(assignment.attempt_folder, place.rank))
+    redirect_output(log_file(assignment.attempt_folder, place.rank))
     tell_stacks()
     stop_request = StopRequest()
     _hear_signals(stop_request)
     if assignment.lock is not None:
         assignment.lock.keep_from_children()
     process = _Process(assignment, stop_request, place)
-    _listen(stop_request, assignment.bell, on_dead=process.end)
+    listen(stop_request, assignment.bell, on_dead=process.end)
     try:
         return process.train().name
     except BaseException as error:  # such as SystemExit
         failure = process.explain(error)
         failure.write(assignment.attempt_folder)
         if failure.kind is not FailureKind.PEER_LOST:
-            print(failure.traceback or failure.message, file=sys.stderr)
+            print(failure.text, file=sys.stderr)
         sys.exit(1)
     finally:
         process.has_ended.set()
@@ -99,7 +93,9 @@ class _Process:
         self._assignment = assignment
         self._stop_request = stop_request
         self._place = place
-        self._device = prepare_device(place.local_rank)
+        self._device = prepare_device(
+            place.local_rank, assignment.spec.config.deterministic, warns=place.rank == 0
+        )
         self._session: TrialSession | None = None
         self._store: CheckpointStore | None = None
         # Once training is over: the chief's checkpoints, records and failure may take their time.
@@ -174,32 +170,8 @@ class _Process:
         )
 
 
-def _redirect_output(path: Path) -> None:
-    """Sends all output, of C libraries too, to the process's log file."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a real file
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, force=True)
-    # What the trial logs is for its author; what libraries log is not, unless it warns.
-    for library in ("torch", "sqlalchemy", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-
-
 def _hear_signals(stop_request: StopRequest) -> None:
     # The terminal sends SIGINT to everybody; what it means is for the supervisor to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Service managers send SIGTERM to everybody, and mean the same for all.
     signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
-
-
-def _listen(stop_request: StopRequest, bell: BellListener, on_dead: Callable[[], None]) -> None:
-    """Hears stop requests, and that the supervisor, or another process, is gone."""
-
-    def listen() -> None:
-        while bell.wait():
-            stop_request.set()
-        on_dead()
-
-    threading.Thread(target=listen, name="supervisor-watch", daemon=True).start()

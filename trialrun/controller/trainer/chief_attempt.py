@@ -9,7 +9,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from trialrun._wording import count
 from trialrun.controller.bookkeeping import (
+    CheckpointRow,
     CheckpointState,
     Database,
     RunState,
@@ -20,12 +22,11 @@ from trialrun.controller.bookkeeping import (
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.stopping import StopRequest
-from trialrun.controller.going_on import how_to_go_on
+from trialrun.controller.going_on import how_it_completed, how_to_go_on
 from trialrun.controller.launch.recording import AttemptRecords, recorded
 from trialrun.controller.trainer.attempts import ScriptAttempt, ScriptTrial, recorded_failure
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import weights_folder
-from trialrun.controller.wording import completed, count
 
 
 class ChiefAttempt:
@@ -97,16 +98,33 @@ class ChiefAttempt:
         is_completed = outcome is Outcome.COMPLETED
         state = RunState.COMPLETED if is_completed else RunState.PAUSED
         finish_attempt(database, claimed.attempt.id, state)
-        rows = checkpoints_of_trial(database, claimed.trial.id, state=CheckpointState.COMPLETED)
-        newest = rows[0] if rows else None
-        batches = 0 if newest is None else newest.batches
-        number = claimed.experiment.id
+        newest = self._newest_checkpoint()
         return {
-            "experiment": number,
-            "batches": batches,
+            "experiment": claimed.experiment.id,
+            "batches": 0 if newest is None else newest.batches,
             "checkpoint": None if newest is None else newest.path,
-            "text": completed(number, batches, get_trial(database, claimed.trial.id).total_batches)
-            if is_completed
-            else f"Paused experiment {number} after {batches} batches. To go on, "
-            f"{how_to_go_on(claimed.experiment)}.",
+            "text": self.closing_line(),
         }
+
+    def closing_line(self) -> str | None:
+        """Returns how the attempt ended, in words; None where it failed or was never claimed."""
+        claimed, database = self._claimed, self._database
+        if claimed is None or database is None:
+            return None
+        trial, number = get_trial(database, claimed.trial.id), claimed.experiment.id
+        newest = self._newest_checkpoint()
+        batches = 0 if newest is None else newest.batches
+        after = count(batches, "batch")
+        to_go_on = f"To go on, {how_to_go_on(claimed.experiment)}."
+        lines = {
+            RunState.COMPLETED: how_it_completed(trial, batches),
+            RunState.PAUSED: f"Paused experiment {number} after {after}. {to_go_on}",
+            RunState.KILLED: f"Stopped experiment {number} at once. {to_go_on}",
+        }
+        return lines.get(trial.state)
+
+    def _newest_checkpoint(self) -> CheckpointRow | None:
+        claimed, database = self._claimed, self._database
+        assert claimed is not None and database is not None  # by ``claim``
+        rows = checkpoints_of_trial(database, claimed.trial.id, state=CheckpointState.COMPLETED)
+        return rows[0] if rows else None

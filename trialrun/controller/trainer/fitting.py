@@ -16,8 +16,10 @@ from trialrun._errors import InvalidTrialError, RunConflictError
 from trialrun._run_record import RunRecord
 from trialrun._trial import Trial, require_signatures
 from trialrun._units import Unit
+from trialrun._wording import count, type_of
 from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.config import CheckpointPolicy, ExperimentConfig, read_config
+from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.loop import Outcome
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.engine.rehearsal import rehearse_with
@@ -39,7 +41,6 @@ from trialrun.controller.trainer.progress import ProgressLines, say
 from trialrun.controller.trainer.signals import ScriptSignals
 from trialrun.controller.trainer.starting import CheckpointName, Start
 from trialrun.controller.warm_start import find_weights
-from trialrun.controller.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Trainer:
         self._trial = trial
         self._construction = _require_made_with(self._surroundings.runtime, trial)
         require_signatures(type(trial))
+        self._surroundings.runtime.execution.trial_is_built()
         self._records = ScriptTrial(self._surroundings.home, TrialClass.of(trial))
         # While a loop runs, or has run, the trial is no longer as its constructor left it.
         self._has_trained = False
@@ -185,7 +187,7 @@ class Trainer:
 
     def _rehearse(self, config: ExperimentConfig) -> TrainingResult:
         runtime = self._surroundings.runtime
-        named = config.from_checkpoint
+        named, max_length = config.from_checkpoint, config.max_length
         weights = None
         if named is not None:
             home = self._surroundings.home
@@ -201,7 +203,9 @@ class Trainer:
             tensorboard: Path,
         ) -> TrialSession:
             fresh = Runtime(
-                dataclasses.replace(runtime.settings, tensorboard_path=tensorboard),
+                dataclasses.replace(
+                    runtime.settings, tensorboard_path=tensorboard, max_length=max_length
+                ),
                 collectives=runtime.collectives,
                 device=runtime.device,
                 stop_request=StopRequest(),
@@ -234,6 +238,7 @@ class Trainer:
         runtime = self._surroundings.runtime
         with contextlib.ExitStack() as stack:
             chief = ChiefAttempt(self._records, stack) if runtime.collectives.is_chief else None
+            stack.enter_context(self._said_when_interrupted(chief))
 
             def claim() -> dict[str, Any]:
                 assert chief is not None  # called there alone
@@ -264,6 +269,17 @@ class Trainer:
         )
         self._say(ended["text"])
         return result
+
+    @contextlib.contextmanager
+    def _said_when_interrupted(self, chief: ChiefAttempt | None) -> Iterator[None]:
+        """Says how to go on when Ctrl-C has ended the attempt at once."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            line = None if chief is None else chief.closing_line()
+            if line is not None:
+                self._say(line)
+            raise
 
     def _run(
         self, config: ExperimentConfig, begun: dict[str, Any], chief: ChiefAttempt | None
@@ -310,10 +326,10 @@ class Trainer:
         total, clock = session.plan.total_batches, session.batches_completed
         if total is not None and clock > total:
             logger.warning(
-                "max_length is %s, which is %d batches, and %d are complete already: nothing is "
+                "max_length is %s, which is %s, and %d are complete already: nothing is "
                 "trained. Ask for a longer one, or go on from an older checkpoint.",
                 session.plan.max_length,
-                total,
+                count(total, "batch"),
                 clock,
             )
 
@@ -339,9 +355,11 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except SlotError as error:
-        raised = error.__cause__
-        assert raised is not None  # the user's
+        assert error.__cause__ is not None  # the user's
+        raised = named_operation(error.__cause__)
         raised.add_note(f"Raised in slot {error.slot} of the trial.")
+    except RuntimeError as error:
+        raised = named_operation(error)
     else:
         return
     raise raised
@@ -349,7 +367,7 @@ def _user_errors() -> Iterator[None]:
 
 def _require_made_with(runtime: Runtime, trial: Trial) -> Construction:
     if not isinstance(trial, Trial):
-        what = f"the class {trial.__name__}" if isinstance(trial, type) else repr(trial)
+        what = type_of(trial) if isinstance(trial, type) else repr(trial)
         raise InvalidTrialError(
             f"Trainer got {what} as its trial. Give it an object of your Trial's class: "
             "Trainer(MyTrial(context), context)."

@@ -141,7 +141,7 @@ def init(
     config = read_config({"max_length": "1ba", **data})
     _require_fitting(config, place)
     with _OPEN.claimed(), kept_process_state(place.local_rank):
-        device = prepare_device(place.local_rank)
+        device = prepare_device(place.local_rank, config.deterministic, warns=place.rank == 0)
         with _joined(place, device) as collectives:
             runtime = Runtime(
                 RuntimeSettings(

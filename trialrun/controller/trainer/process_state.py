@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from trialrun.controller.engine.determinism import kept_determinism
+
 
 @contextmanager
 def kept_process_state(gpu: int) -> Iterator[None]:
@@ -19,19 +21,17 @@ def kept_process_state(gpu: int) -> Iterator[None]:
     """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     num_threads = torch.get_num_threads()
-    cudnn = torch.backends.cudnn
-    benchmark, deterministic = cudnn.benchmark, cudnn.deterministic
     has_gpu = torch.cuda.is_available()
     chosen_gpu = torch.cuda.current_device() if has_gpu else None
     gpu_state = torch.cuda.get_rng_state(gpu) if has_gpu else None
     try:
-        yield
+        with kept_determinism():
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
         torch.set_num_threads(num_threads)
-        cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
         if chosen_gpu is not None and gpu_state is not None:
             torch.cuda.set_rng_state(gpu_state, gpu)
             torch.cuda.set_device(chosen_gpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trialrun._wording import count
 from trialrun.controller.engine.reports.reporting import Journal
 from trialrun.controller.engine.schedule import ENDLESS_EPOCH, Plan
 
@@ -61,7 +62,8 @@ class ProgressLines(Journal):
             num_records=num_records,
             duration_seconds=duration_seconds,
         )
-        say(f"{self._position(batches)}: validated {num_records} records: {_listed(metrics)}")
+        validated = f"validated {count(num_records, 'record')}"
+        say(f"{self._position(batches)}: {validated}: {_listed(metrics)}")
 
     def _position(self, batches: int) -> str:
         assert self.plan is not None  # nothing is reported before there is one

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,6 +33,8 @@ from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.going_on import is_of_script
 
 LATEST = "latest"
+
+_UUID = re.compile(r"[0-9a-fA-F-]+")  # or its beginning
 
 CheckpointName: TypeAlias = str | Path | CheckpointRow | None
 """What ``latest_checkpoint`` may be."""
@@ -107,16 +110,28 @@ def find_start(
     """
     if name is None or name == LATEST:
         return Start(trial=None, point=None)
+    if not isinstance(name, str | Path | CheckpointRow):
+        raise _no_checkpoint(name)
     if isinstance(name, CheckpointRow):
         row: CheckpointRow | None = name
     elif isinstance(name, Path) or "/" in name or Path(name).is_dir():
         row = _recorded_at(database, Path(name).expanduser().absolute())
         if row is None:
             return _start_elsewhere(Path(name).expanduser().absolute(), config)
-    else:
+    elif _UUID.fullmatch(name.strip()):
         row = get_checkpoint(database, name)
+    else:
+        raise _no_checkpoint(name)
     assert row is not None
     return _start_at(database, row, config, trial_class)
+
+
+def _no_checkpoint(name: object) -> BookkeepingError:
+    return BookkeepingError(
+        f"latest_checkpoint={name!r} names no checkpoint. Give 'latest' for the newest of this "
+        "script, or the uuid or the folder of one: `trialrun checkpoint list` shows them with "
+        "their metrics."
+    )
 
 
 def trial_of_same_init(

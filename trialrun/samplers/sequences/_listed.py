@@ -32,8 +32,8 @@ class Listed(BatchSequence):
         self._bounds = np.concatenate([[0], np.cumsum(self._sizes)])
         if self._bounds[-1] != len(self._records):
             raise ValueError(
-                f"The sizes of the batches have the sum {self._bounds[-1]}, and there are "
-                f"{len(self._records)} records. Give the size of each batch."
+                f"The sizes of the batches have the sum {self._bounds[-1]}, and the number of "
+                f"records is {len(self._records)}. Give the size of each batch."
             )
         self._min_num_records = int(self._records.max(initial=-1)) + 1
 

@@ -62,8 +62,8 @@ class Mixed(RecordSequence):
         shares = _shares(list(proportions))
         if len(shares) != len(components):
             raise ValueError(
-                f"{len(components)} samplers have {len(shares)} proportions. Give one proportion "
-                "for each sampler."
+                f"The number of proportions is {len(shares)}, and that of samplers is "
+                f"{len(components)}. Give one proportion for each sampler."
             )
         self._components = list(components)
         lengths = _dataset_lengths(components, dataset_lengths)
@@ -211,8 +211,8 @@ def _dataset_lengths(
     lengths = [component.num_records for component in components] if given is None else list(given)
     if len(lengths) != len(components):
         raise ValueError(
-            f"{len(components)} samplers have {len(lengths)} dataset_lengths. Give one length for "
-            "each sampler."
+            f"The number of dataset_lengths is {len(lengths)}, and that of samplers is "
+            f"{len(components)}. Give one length for each sampler."
         )
     return [
         _dataset_length(number, component, length)

@@ -125,7 +125,7 @@ def _as_weights(values: Any) -> NDArray[np.float64]:
         )
     if not weights.any():
         raise ValueError(
-            f"All {len(weights)} weights are 0, so no record could be drawn. Give at least one "
-            "record a weight above 0."
+            f"No weight (of {len(weights)}) is above 0, so no record could be drawn. Give at least "
+            "one record a weight above 0."
         )
     return weights

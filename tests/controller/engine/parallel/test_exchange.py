@@ -113,9 +113,10 @@ def test_what_is_not_plain_data_is_named_by_its_type(tmp_path: Path) -> None:
     with pytest.raises(TrialrunError) as caught:
         run_session(spec_of("not plain"), tmp_path)
     assert str(caught.value) == (
-        "The value given to context.distributed.allgather['made'] is a type, which is not plain "
-        "data, so it can be neither kept in a checkpoint nor sent to another process. Use numbers, "
-        "strings, tensors, numpy arrays, and lists, tuples and dictionaries of them."
+        "The value given to context.distributed.allgather['made'] is the class DataLoader, "
+        "which is not plain data, so it can be neither kept in a checkpoint nor sent to another "
+        "process. Use numbers, strings, tensors, numpy arrays, and lists, tuples and "
+        "dictionaries of them."
     )
 
 

@@ -85,17 +85,22 @@ def test_rows_keep_their_own_values_and_order() -> None:
     assert to_floats(rows) == [{"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 4.0, "b": 5.0, "c": 6.0}]
 
 
-@pytest.mark.parametrize("returned", [None, 3.0, [("loss", 1.0)]])
-def test_anything_but_a_dictionary_is_refused(returned: Any) -> None:
+@pytest.mark.parametrize(
+    ("returned", "kind"), [(None, "None"), (3, "an int"), ([("loss", 1.0)], "a list")]
+)
+def test_anything_but_a_dictionary_is_refused(returned: Any, kind: str) -> None:
     assert message(check_scalars, returned, "train_batch") == (
-        f"train_batch returned a {type(returned).__name__}. Return a dictionary of metric names "
-        "and numbers."
+        f"train_batch returned {kind}. Return a dictionary of metric names and numbers, or one "
+        "scalar tensor, the loss."
+    )
+    assert message(check_scalars, returned, "evaluate_batch") == (
+        f"evaluate_batch returned {kind}. Return a dictionary of metric names and numbers."
     )
 
 
 def test_metric_names_are_strings() -> None:
     assert message(check_scalars, {3: 1.0}, "train_batch") == (
-        "train_batch returned a metric named 3, a int. Metric names are strings."
+        "train_batch returned a metric named 3, an int. Metric names are strings."
     )
 
 
@@ -108,7 +113,7 @@ def test_metric_names_are_strings() -> None:
         (np.zeros(2), "a ndarray of shape (2,) and type float64"),
         (np.array(["1"]), "a ndarray of shape (1,) and type <U1"),
         ("0.5", "a str ('0.5')"),
-        (None, "a NoneType (None)"),
+        (None, "None"),
         (1j, "a complex (1j)"),
         ([0.1, 0.2], "a list ([0.1, 0.2])"),
         ([], "a list ([])"),
@@ -125,9 +130,9 @@ def test_what_is_no_number_is_described(value: Any, described: str) -> None:
 @pytest.mark.parametrize(
     ("length", "described"),
     [
-        (-1, "a int (-1)"),
+        (-1, "an int (-1)"),
         (2.0, "a float (2.0)"),
-        (None, "a NoneType (None)"),
+        (None, "None"),
         (torch.ones(2), "a Tensor of shape (2,) and type torch.float32"),
     ],
 )
@@ -304,7 +309,7 @@ LEGAL = (
     ("returned", "expected"),
     [
         ("avg", f"evaluation_reducer() returned a str ('avg'). {LEGAL}"),
-        (None, f"evaluation_reducer() returned a NoneType (None). {LEGAL}"),
+        (None, f"evaluation_reducer() returned None. {LEGAL}"),
         ([Reducer.AVG], "evaluation_reducer() returned a list ([<Reducer.AVG: 'avg'>]). " + LEGAL),
         (
             {"loss": Reducer.AVG, "accuracy": "max"},

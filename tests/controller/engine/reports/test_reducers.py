@@ -13,12 +13,18 @@ import torch
 from support import Run, make_spec, resume, run_session, run_with_stops, write_trial
 from thread_collectives import run_on_threads
 
-from trialrun import CheckpointError, InvalidMetricError, InvalidTrialError, MetricReducer
+from trialrun import (
+    CheckpointError,
+    InvalidMetricError,
+    InvalidTrialError,
+    MetricReducer,
+    ReducerError,
+)
 from trialrun._adapted_reducers import FunctionReducer
 from trialrun._wrapped import WrappedReducer
 from trialrun.controller.engine.parallel.collectives import Collectives, SingleProcess
 from trialrun.controller.engine.randomness import Generators
-from trialrun.controller.engine.reports.reducers import Phase, ReducerError, SlotReducers
+from trialrun.controller.engine.reports.reducers import Phase, SlotReducers
 
 
 class Collecting(MetricReducer):
@@ -378,7 +384,7 @@ def test_what_a_slot_returns_is_plain_data() -> None:
         (
             None,
             {3: 1.0},
-            "reducer 'Collecting' returned a metric named 3, a int. Metric names are strings.",
+            "reducer 'Collecting' returned a metric named 3, an int. Metric names are strings.",
         ),
     ],
 )

@@ -90,10 +90,10 @@ def test_a_loss_is_one_number() -> None:
     loss = checked_loss(torch.ones(1, 1, requires_grad=True) * 3)
     assert (loss.shape, loss.item(), loss.requires_grad) == (torch.Size([]), 3.0, False)
     assert checked_loss(2).dtype == torch.float64
-    for wrong, name in ((None, "NoneType"), (torch.zeros(2), "Tensor")):
+    for wrong, name in ((None, "None"), (torch.zeros(2), "a Tensor")):
         with pytest.raises(
             InvalidTrialError,
-            match=rf"^The closure of step_optimizer returned a {name}. It must return the loss, one"
+            match=rf"^The closure of step_optimizer returned {name}. It must return the loss, one"
             r" number: compute it, call context.backward\(loss\), return it\.$",
         ):
             checked_loss(wrong)

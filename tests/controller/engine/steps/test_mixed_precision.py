@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from linear_trials import refusal, run_linear
-from support import make_spec, run_session
+from linear_trials import linear_spec, refusal, run_linear
+from support import make_spec, run_session, run_with_stops
 
 from trialrun._wrapped import AutomaticAmp
 from trialrun.controller.engine.steps.mixed_precision import MixedPrecision
+from trialrun.controller.trial_file import load_trial_class
 
 CPU = torch.device("cpu")
 
@@ -190,21 +191,61 @@ def test_by_hand_and_automatically_are_the_same_arithmetic(tmp_path: Path) -> No
     assert hand == automatic
 
 
+# Four steps in each batch, three of them of one optimizer. FACTORS says by batch and step which
+# loss overflows, on one slot.
+SEVERAL = """
+INF = float("inf")
+FACTORS = [(1, 1, 1, 1), (1, INF, 1, 1), (INF, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, INF)]
+
+class Several(Linear):
+    seen = []
+
+    def make_model(self):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=2)
+        self.context.experimental.use_amp(torch.float16, scaler=self.scaler)
+        return nn.Linear(3, 1)
+
+    def set_up(self):
+        self.second = self.context.wrap_optimizer(
+            torch.optim.SGD(self.context.wrap_model(nn.Linear(3, 1)).parameters(), lr=0.1)
+        )
+
+    def loss(self, batch):
+        inputs, targets = (tensor.float() for tensor in batch)
+        models = self.context.models
+        return nn.functional.mse_loss(sum(model(inputs) for model in models), targets)
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        optimizers = [self.optimizer, self.second, self.optimizer, self.optimizer]
+        for optimizer, factor in zip(optimizers, FACTORS[batch_idx], strict=True):
+            is_mine = self.context.slot == batch_idx % self.context.num_slots
+            loss = self.loss(batch)
+            self.context.backward(loss * factor if is_mine else loss)
+            self.context.step_optimizer(optimizer)
+            self.second.zero_grad()
+            self.optimizer.zero_grad()
+        self.seen.append((batch_idx, self.context.slot, self.scaler.get_scale()))
+        return {"loss": loss}
+"""
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_optimizer_may_step_several_times_under_one_scale(tmp_path: Path, slots: int) -> None:
+    spec = linear_spec(tmp_path, SEVERAL, slots=slots, max_length="6ba", validation_period=None)
+    run = run_session(spec, tmp_path / "run")
+    trial = load_trial_class(spec.trial_file, None)
+    # Halved once after a batch in which any step overflowed, doubled after two without.
+    scales = [256.0, 256.0, 128.0, 64.0, 64.0, 128.0]
+    assert sorted(trial.seen) == [
+        (batch, slot, scales[batch]) for batch in range(6) for slot in range(slots)
+    ]
+    reported = [(m["amp_scale"], m["amp_skipped_steps"]) for _, _, m in run.training]
+    assert reported == [(256.0, 0), (128.0, 1), (64.0, 2), (64.0, 2), (128.0, 2), (64.0, 3)]
+    stopped = run_with_stops(spec, tmp_path / "stopped", [("progress", 2), ("progress", 5)])
+    assert stopped.reported == run.reported
+
+
 # Bad input.
-
-
-def test_two_steps_of_an_optimizer_in_one_batch_need_a_scaler_by_hand(tmp_path: Path) -> None:
-    source = SEEN.replace("DTYPE", "torch.float16").replace(
-        '        self.note("after"',
-        "        self.context.backward(self.loss(batch))\n"
-        "        self.context.step_optimizer(self.optimizer)\n"
-        '        self.note("after"',
-    )
-    assert refusal(tmp_path, source) == (
-        "SGD steps twice in one batch, but the scaler of use_amp is updated at its end. Leave "
-        "use_amp out, wrap a torch.amp.GradScaler with context.wrap_scaler, pass it to each "
-        "step_optimizer, and call scaler.update() after each."
-    )
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ class Unwrapped(Linear):
         self.context.step_optimizer(torch.optim.Adam(self.model.parameters()))
 """
     assert refusal(tmp_path, source) == (
-        "step_optimizer got a Adam that was not wrapped. Call context.wrap_optimizer on it in the "
+        "step_optimizer got an Adam that was not wrapped. Call context.wrap_optimizer on it in the "
         "trial's __init__."
     )
 

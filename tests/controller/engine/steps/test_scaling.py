@@ -325,7 +325,7 @@ if self.hparams.get("wraps", False):
     config = spec.config.model_copy(update={"hyperparameters": {"wraps": True}})
     with pytest.raises(
         CheckpointError,
-        match=r"^The trial has 1 gradient scalers, but the checkpoint has 0\. Restore",
+        match=r"^The trial has 1 gradient scaler, but the checkpoint has 0\. Restore",
     ):
         new_session(dataclasses.replace(resume(spec, run), config=config))
 

@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from trialrun._errors import CheckpointError, InvalidDataLoaderError
+from trialrun._wording import type_of
 from trialrun.controller import plain
 from trialrun.controller.engine.data.sources import (
     DataFacts,
@@ -182,7 +183,7 @@ class _Stream:
             before, now = ("kept no state", "keeps one") if state is None else ("kept", "keeps no")
             raise CheckpointError(
                 f"The training loader {before} state when the checkpoint was taken, and {now} "
-                f"state: it is a {type(self._loader).__name__}. Restore the trial's code, or "
+                f"state: it is {type_of(self._loader)}. Restore the trial's code, or "
                 "submit a new experiment."
             )
         if state is not None and self._stateful is not None:

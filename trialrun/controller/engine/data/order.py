@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from trialrun._data_loader import DataLoader
 from trialrun._errors import InvalidDataLoaderError
+from trialrun._wording import count
 from trialrun.samplers import (
     BatchSampler,
     DealtBatches,
@@ -151,9 +152,9 @@ class DataOrder:
         full, rest = divmod(self.pass_length, per_batch)
         if self.drop_last and full == 0:
             raise InvalidDataLoaderError(
-                f"drop_last=True leaves no batch in an epoch: a pass has {self.pass_length} "
-                f"records, fewer than the {per_batch} of one batch over {num_slots} slots. Choose "
-                "a smaller batch size, or drop_last=False."
+                f"drop_last=True leaves no batch in an epoch: a pass has "
+                f"{count(self.pass_length, 'record')}, fewer than the {per_batch} of one batch "
+                f"over {count(num_slots, 'slot')}. Choose a smaller batch size, or drop_last=False."
             )
         return full if self.drop_last else full + (rest > 0)
 

@@ -28,22 +28,26 @@ _BLOCK_ITEMS = 8192
 
 
 class IndexedBatch(NamedTuple):
-    """A batch and the indices of its records, shape (B,)."""
+    """A batch, whose it is, and the indices of its records, shape (B,)."""
 
     number: int
+    slot: int
     records: RecordIds
     batch: Any
 
 
 class PredictionData(abc.ABC):
-    """The batches, in order."""
+    """The batches of the slots of this process, in order: batch k is that of slot k modulo S."""
 
     order: str
     """Whose order it is: ``dataset`` or ``loader``."""
 
+    num_rounds: int | None
+    """How often each slot has a batch, the last time perhaps not all; None: slot 0 has them all."""
+
     @abc.abstractmethod
     def __iter__(self) -> Iterator[IndexedBatch]:
-        """Iterates over all batches."""
+        """Iterates over the batches of this process."""
 
 
 class DescribedData(PredictionData):
@@ -52,6 +56,8 @@ class DescribedData(PredictionData):
     Args:
         loader: The user's description.
         seed: The trial's seed.
+        num_slots: S.
+        slots: The slots of this process.
 
     Raises:
         InvalidDataLoaderError: Its samplers do not fit.
@@ -59,28 +65,34 @@ class DescribedData(PredictionData):
 
     order = "dataset"
 
-    def __init__(self, loader: DataLoader, seed: int) -> None:
+    def __init__(self, loader: DataLoader, seed: int, *, num_slots: int, slots: range) -> None:
         order = DataOrder.of(loader, seed)
         self._batch_size = order.batch_size
         # None: all of them, which need not be listed.
         self._selected = _selected(order) if order.is_given else None
         self._num_records = order.dataset_length if self._selected is None else len(self._selected)
+        self._num_slots, self._slots = num_slots, slots
+        self._num_batches = -(-self._num_records // self._batch_size)
+        self.num_rounds = -(-self._num_batches // num_slots)
         self._batches = AddressedBatches(
-            loader, seed, Stream.VALIDATION_DATA, lambda: map(_address, enumerate(self._rows()))
+            loader, seed, Stream.VALIDATION_DATA, lambda: map(_address, self._rows())
         )
 
     def __iter__(self) -> Iterator[IndexedBatch]:
-        """Iterates over all batches."""
-        for number, (row, batch) in enumerate(zip(self._rows(), self._batches, strict=True)):
-            yield IndexedBatch(number, row, batch)
+        """Iterates over the batches of this process."""
+        for (number, row), batch in zip(self._rows(), self._batches, strict=True):
+            yield IndexedBatch(number, number % self._num_slots, row, batch)
 
-    def _rows(self) -> Iterator[RecordIds]:
-        for start in range(0, self._num_records, self._batch_size):
+    def _rows(self) -> Iterator[tuple[int, RecordIds]]:
+        for number in range(self._num_batches):
+            if number % self._num_slots not in self._slots:
+                continue
+            start = number * self._batch_size
             stop = min(start + self._batch_size, self._num_records)
             if self._selected is None:
-                yield np.arange(start, stop, dtype=np.int64)
+                yield number, np.arange(start, stop, dtype=np.int64)
             else:
-                yield self._selected[start:stop]
+                yield number, self._selected[start:stop]
 
 
 class LoaderData(PredictionData):
@@ -92,18 +104,19 @@ class LoaderData(PredictionData):
     """
 
     order = "loader"
+    num_rounds = None
 
     def __init__(self, source: ValidationSource, trial: Trial) -> None:
         self._source = source
         self._trial = trial
 
     def __iter__(self) -> Iterator[IndexedBatch]:
-        """Iterates over all batches."""
+        """Iterates over all batches where slot 0 is, and elsewhere over nothing."""
         start = 0
         for pieces in self._source.rounds():
-            for _, number, batch in pieces:
+            for slot, number, batch in pieces:
                 stop = start + self._trial.get_batch_length(batch)
-                yield IndexedBatch(number, np.arange(start, stop, dtype=np.int64), batch)
+                yield IndexedBatch(number, slot, np.arange(start, stop, dtype=np.int64), batch)
                 start = stop
 
 

@@ -58,12 +58,14 @@ class SlotExchange:
             name: What an error calls it.
             meetings: Where the processes tell each other of the calls in it.
         """
-        before = self.once, meetings.stretch
+        before = self.once, meetings.stretch, self.thread.is_in_train_batch
         self.once = meetings.stretch = name
+        # It may interrupt the slot whose thread has taken a step for all.
+        self.thread.is_in_train_batch = False
         try:
             yield
         finally:
-            self.once, meetings.stretch = before
+            self.once, meetings.stretch, self.thread.is_in_train_batch = before
 
     def among_slots(
         self, value: Any, call: str, to_all: bool, slots: Slots, meetings: Meetings

@@ -8,6 +8,7 @@ any loop; so a checkpoint holds them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -53,6 +54,38 @@ class ModelBuffers:
                 # Behind autograd's back: a graph that a slot made before it had to wait finds the
                 # same values again, but would refuse buffers that have been written since.
                 buffer.data.copy_(values[place])
+
+    @contextlib.contextmanager
+    def of_slot_0(
+        self, waiting: Sequence[BufferValues], collectives: Collectives
+    ) -> Iterator[None]:
+        """Installs slot 0's values for code that runs once in each process for all its slots.
+
+        What it changes is changed for all slots; what it leaves as it is each slot keeps for
+        itself. So the number of processes decides neither what it sees nor what it does.
+
+        Args:
+            waiting: The values of slots in this process that wait, the first slot's first.
+            collectives: The processes, all of which do this.
+        """
+        if not self._modules or not (waiting or collectives.size > 1):
+            yield
+            return
+        own = self.copy()
+        if waiting:
+            self.set(waiting[0])
+        if collectives.size > 1:
+            self.share(collectives)
+        before = self.copy()
+        yield
+        changed = {
+            place: value
+            for place, value in self.copy().items()
+            if place not in before or not _are_equal(value, before[place])
+        }
+        for values in (*waiting, own):
+            values.update(changed)
+        self.set(own)
 
     def _by_place(self) -> BufferValues:
         return {
@@ -121,6 +154,14 @@ class FoldedSlotState:
         if not finished or slot == self._first_slot:
             self._slot_buffers[slot] = self._buffers.copy()
 
+    def buffers_of_slot_0(
+        self, collectives: Collectives
+    ) -> contextlib.AbstractContextManager[None]:
+        """Shows slot 0's buffers to code that runs for all slots, all of which have come there."""
+        first = self._slot_buffers[self._first_slot]
+        others = [values for values in self._slot_buffers.values() if values is not first]
+        return self._buffers.of_slot_0([first, *others], collectives)
+
     def gradients(self, slot: int) -> dict[int, torch.Tensor]:
         """Returns what the slot has left in ``grad``, by the parameter's number."""
         return _present(self._gradients[slot])
@@ -140,14 +181,20 @@ class SingleSlotState:
     Args:
         slot: The slot.
         models: The wrapped models.
+        buffers: Their buffers.
         reducers: What the reducers have collected.
     """
 
     def __init__(
-        self, slot: int, models: Sequence[torch.nn.Module], reducers: SlotReducers
+        self,
+        slot: int,
+        models: Sequence[torch.nn.Module],
+        buffers: ModelBuffers,
+        reducers: SlotReducers,
     ) -> None:
         self._slot = slot
         self._parameters = _parameters(models)
+        self._buffers = buffers
         self._reducers = reducers
 
     def begin_batch(self) -> None:
@@ -163,6 +210,12 @@ class SingleSlotState:
     def leave(self, slot: int, finished: bool) -> None:
         """Does nothing."""
 
+    def buffers_of_slot_0(
+        self, collectives: Collectives
+    ) -> contextlib.AbstractContextManager[None]:
+        """Shows slot 0's buffers to code that runs for all slots, all of which have come there."""
+        return self._buffers.of_slot_0([], collectives)
+
     def gradients(self, slot: int) -> dict[int, torch.Tensor]:
         """Returns what the slot has left in ``grad``, by the parameter's number."""
         return _present([parameter.grad for parameter in self._parameters])
@@ -172,6 +225,10 @@ class SingleSlotState:
         loaded = _on_devices(gradients, self._parameters)
         for parameter, gradient in zip(self._parameters, loaded, strict=True):
             parameter.grad = gradient
+
+
+def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _parameters(models: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:

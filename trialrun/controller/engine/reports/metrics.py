@@ -17,6 +17,7 @@ import torch
 
 from trialrun._errors import InvalidMetricError, InvalidTrialError, nearest_name
 from trialrun._reducers import Reducer
+from trialrun._wording import type_of, with_type
 from trialrun.controller.engine.parallel.collectives import Collectives
 
 Scalars = dict[str, Any]
@@ -40,9 +41,10 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
     if isinstance(returned, torch.Tensor) and source == "train_batch":
         returned = {"loss": returned}
     if not isinstance(returned, Mapping):
+        alone = ", or one scalar tensor, the loss" if source == "train_batch" else ""
         raise InvalidMetricError(
-            f"{source} returned a {type(returned).__name__}. Return a dictionary of metric names "
-            "and numbers."
+            f"{source} returned {type_of(returned)}. Return a dictionary of metric names and "
+            f"numbers{alone}."
         )
     scalars: Scalars = {}
     for name, value in returned.items():
@@ -50,8 +52,7 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
             (value,) = value  # such as a scheduler's get_last_lr()
         if not isinstance(name, str):
             raise InvalidMetricError(
-                f"{source} returned a metric named {name!r}, a {type(name).__name__}. Metric names "
-                "are strings."
+                f"{source} returned a metric named {with_type(name)}. Metric names are strings."
             )
         if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
             # A copy: the trial may return a parameter, or a sum that it goes on adding to. On the
@@ -71,8 +72,8 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
 def describe(value: Any) -> str:
     """Returns in words what a value is that should have been something else."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)} and type {value.dtype}"
-    return f"a {type(value).__name__} ({value!r})"
+        return f"{type_of(value)} of shape {tuple(value.shape)} and type {value.dtype}"
+    return type_of(value) if value is None else f"{type_of(value)} ({value!r})"
 
 
 def check_batch_length(length: Any) -> int:

@@ -15,7 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trialrun._adapted_reducers import AdaptedReducer, FunctionReducer
-from trialrun._errors import CheckpointError, InvalidMetricError, InvalidTrialError, TrialrunError
+from trialrun._errors import (
+    CheckpointError,
+    InvalidMetricError,
+    InvalidTrialError,
+    ReducerError,
+    TrialrunError,
+)
 from trialrun._reducers import MetricReducer
 from trialrun._wrapped import WrappedReducer
 from trialrun.controller import plain
@@ -31,10 +37,6 @@ class Phase(enum.Enum):
 
     TRAINING = "training"
     VALIDATION = "validation"
-
-
-class ReducerError(InvalidMetricError):
-    """A method of the trial's own reducer raised; the cause is the user's exception."""
 
 
 class SlotReducers:

@@ -20,6 +20,7 @@ import torch
 
 from trialrun._engine import Closure
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import type_of
 
 
 def requires_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -39,7 +40,7 @@ def checked_loss(returned: Any) -> torch.Tensor:
     if isinstance(returned, int | float):
         return torch.tensor(float(returned), dtype=torch.float64)
     raise InvalidTrialError(
-        f"The closure of step_optimizer returned a {type(returned).__name__}. It must return the "
+        f"The closure of step_optimizer returned {type_of(returned)}. It must return the "
         "loss, one number: compute it, call context.backward(loss), return it."
     )
 

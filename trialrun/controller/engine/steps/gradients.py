@@ -106,7 +106,8 @@ class _Group:
         pieces: list[torch.Tensor] = []
         tail = [0.0] * (2 * len(self.parameters))
         for place, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
+            # After ``create_graph`` a gradient has a graph, which the step does not need.
+            gradient = None if parameter.grad is None else parameter.grad.detach()
             if gradient is not None and gradient.is_sparse:
                 tail[len(self.parameters) + place] = 1.0
                 self._put_apart(place, slot, gradient.coalesce())

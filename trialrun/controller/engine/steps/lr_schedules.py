@@ -16,6 +16,7 @@ import torch
 
 from trialrun._errors import InvalidTrialError
 from trialrun._lr_scheduler import LRScheduler, StepMode
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.interception import Original, intercept, release
 from trialrun.controller.engine.parallel.slots import Slots
@@ -170,37 +171,6 @@ class Schedules:
         return args, kwargs
 
 
-def require_wrapped_schedulers(
-    optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[LRScheduler]
-) -> None:
-    """Refuses an optimizer that has a scheduler of which trialrun does not know.
-
-    Every slot would step it, and so folded slots would step the same one several times; and no
-    checkpoint would hold its position.
-
-    Args:
-        optimizers: All wrapped optimizers.
-        schedulers: All wrapped schedulers.
-
-    Raises:
-        InvalidTrialError: The message names the optimizer.
-    """
-    followed = [getattr(wrapped.scheduler, "optimizer", None) for wrapped in schedulers]
-    if schedulers and None in followed:
-        return  # One of a class of its own does not say whose rates it sets.
-    for index, optimizer in enumerate(optimizers):
-        # torch's schedulers keep there, as they are made, the rate with which they begin.
-        has_scheduler = any("initial_lr" in group for group in optimizer.param_groups)
-        if has_scheduler and not any(known is optimizer for known in followed):
-            raise InvalidTrialError(
-                f"Optimizer {index} ({type(optimizer).__name__}) has a learning-rate scheduler "
-                "('initial_lr' is in its parameter groups) that was not wrapped: it would step "
-                "once for each slot of a process, and no checkpoint would hold it. Call "
-                "context.wrap_lr_scheduler(scheduler, step_mode) in the trial's __init__, with "
-                "StepMode.MANUAL_STEP if the trial steps it itself."
-            )
-
-
 def step_batch_schedulers(
     schedulers: Sequence[LRScheduler],
     window: range,
@@ -235,7 +205,7 @@ def _number(label: str, value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     raise InvalidTrialError(
-        f"train_batch called {label} with a {type(value).__name__}. With several slots its "
+        f"train_batch called {label} with {type_of(value)}. With several slots its "
         "arguments are numbers, of which it gets the mean over slots."
     )
 

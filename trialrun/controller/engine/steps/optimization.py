@@ -47,6 +47,8 @@ class StepSurroundings:
         prepare_thread: Called first in a new thread.
         for_all_slots: Where several slots step: what is drawn at random in it does not depend on
             the slot whose thread takes the step.
+        step_ended: Called after each step with the optimizer and the steps before that one; None:
+            nobody listens.
     """
 
     num_slots: int
@@ -58,6 +60,7 @@ class StepSurroundings:
     step_scheduler: Callable[[LRScheduler], None]
     prepare_thread: Callable[[], None]
     for_all_slots: Callable[[], contextlib.AbstractContextManager[None]]
+    step_ended: Callable[[torch.optim.Optimizer, int], None] | None
 
 
 class StepRequest(NamedTuple):
@@ -87,6 +90,8 @@ class OptimizerSteps:
     """Steps taken since the start of the trial."""
     num_skipped: int
     """Steps that a scaler has skipped since the start of the trial."""
+    has_learned: bool
+    """Whether any of its steps had gradients, or a checkpoint says that it has stepped."""
     requires_closure: bool
     """Whether the optimizer cannot step without one."""
 
@@ -100,6 +105,7 @@ class OptimizerSteps:
     ) -> None:
         self.num_steps = 0
         self.num_skipped = 0
+        self.has_learned = False
         self.requires_closure = requires_closure(wrapped.optimizer)
         self._index = index
         self._optimizer = wrapped.optimizer
@@ -173,6 +179,7 @@ class OptimizerSteps:
         """Takes up the counts of steps."""
         self.num_steps = state["num_steps"]
         self.num_skipped = state.get("num_skipped", 0)
+        self.has_learned = self.num_steps + self.num_skipped > 0
 
     # One slot.
 
@@ -184,6 +191,7 @@ class OptimizerSteps:
                 self._clear_grads()
                 loss = closure()
                 checked_loss(loss)
+                self.has_learned |= self._has_gradients()
                 self._clip(request)
                 return loss
 
@@ -258,7 +266,7 @@ class OptimizerSteps:
     def _advance(self, paused: PausedStep, request: StepRequest, loss: torch.Tensor | None) -> None:
         """Lets the optimizer go on with what all slots have found together."""
         if loss is not None:
-            self._gradients.assign(self._around.num_slots)
+            self.has_learned |= self._gradients.assign(self._around.num_slots)
             self._clip(request)
             mean = self._losses.total()[0] / self._around.num_slots
             loss = mean.to(loss.dtype)
@@ -272,6 +280,7 @@ class OptimizerSteps:
     def _finish(self, request: StepRequest, scaling: Scaling | None, has_gradients: bool) -> None:
         if scaling is not None:
             scaling.take_part(self._optimizer)
+        self.has_learned |= has_gradients
         if not has_gradients:
             self._warn_of_missing_backward()
         elif scaling is not None:
@@ -308,6 +317,8 @@ class OptimizerSteps:
         for scheduler in self._schedulers:
             if self.num_steps % scheduler.frequency == 0:
                 self._around.step_scheduler(scheduler)
+        if self._around.step_ended is not None:
+            self._around.step_ended(self._optimizer, self.num_steps - 1)
         self._zero_if_wanted(request)
 
     def _zero_if_wanted(self, request: StepRequest) -> None:
@@ -330,6 +341,7 @@ class OptimizerSteps:
                 "Call context.step_optimizer(optimizer)."
             )
         else:
+            self.has_learned = True
             self._warn_once(
                 "direct",
                 f"{type(optimizer).__name__}.step() was called directly. It is not counted, and "

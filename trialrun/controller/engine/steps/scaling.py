@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trialrun._errors import CheckpointError, InvalidTrialError
+from trialrun._wording import type_of
 from trialrun.controller.engine.parallel.interception import Original, intercept, original, release
 from trialrun.controller.engine.parallel.slots import Slots
 
@@ -64,11 +65,11 @@ class Scaling:
         """Divides the summed gradients by the scale, and looks for infinities and NaN.
 
         Raises:
-            InvalidTrialError: The scaler has scaled nothing, or was not updated since the
-                optimizer's last step.
+            InvalidTrialError: The scaler has scaled nothing, or is the trial's to update and was
+                not since the optimizer's last step.
         """
         if id(optimizer) in self._stepped:
-            raise InvalidTrialError(self._stepped_twice(optimizer))
+            self._begin_another_step(optimizer)
         if id(optimizer) in self._unscaled:
             return
         try:
@@ -142,18 +143,24 @@ class Scaling:
         unscale(optimizer)
         self._unscaled.add(id(optimizer))
 
-    def _stepped_twice(self, optimizer: torch.optim.Optimizer) -> str:
-        name = type(optimizer).__name__
-        if self.is_automatic:
-            return (
-                f"{name} steps twice in one batch, but the scaler of use_amp is updated at its "
-                "end. Leave use_amp out, wrap a torch.amp.GradScaler with context.wrap_scaler, "
-                "pass it to each step_optimizer, and call scaler.update() after each."
+    def _begin_another_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lets an optimizer step again under the scale of its last step.
+
+        Other losses of the batch were scaled by it too, so ``use_amp`` updates it at the end: what
+        each step found is kept until then.
+        """
+        if not self.is_automatic:
+            raise InvalidTrialError(
+                f"{type(optimizer).__name__} steps again with a scaler that was not updated since "
+                "its last step. Call scaler.update() in train_batch, after the last step_optimizer "
+                "that it takes part in."
             )
-        return (
-            f"{name} steps again with a scaler that was not updated since its last step. Call "
-            "scaler.update() in train_batch, after the last step_optimizer that it takes part in."
-        )
+        # torch keeps one finding for each optimizer, by its id, and adds up all of them at an
+        # update. An id is never negative. There is no public way.
+        findings = self.scaler._per_optimizer_states
+        earlier = findings.pop(id(optimizer))
+        findings[min([0, *findings]) - 1] = earlier
+        self._stepped.discard(id(optimizer))
 
 
 class Scalers:
@@ -217,11 +224,11 @@ class Scalers:
                 return self._enabled.get(index)
         if self._automatic is not None:
             raise InvalidTrialError(
-                f"step_optimizer got a {type(scaler).__name__}, but use_amp has its own. Leave "
+                f"step_optimizer got {type_of(scaler)}, but use_amp has its own. Leave "
                 "scaler= out, or leave use_amp out and wrap the scaler."
             )
         raise InvalidTrialError(
-            f"step_optimizer got a {type(scaler).__name__} that was not wrapped, so no checkpoint "
+            f"step_optimizer got {type_of(scaler)} that was not wrapped, so no checkpoint "
             "would hold its scale. Call context.wrap_scaler on it in the trial's __init__."
         )
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from trialrun._context import TrialContext
-from trialrun._engine import Closure
+from trialrun._engine import BackwardInputs, Closure
 from trialrun._errors import InvalidTrialError
+from trialrun._wording import count, type_of
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
@@ -30,9 +31,14 @@ from trialrun.controller.engine.steps.optimization import (
 )
 from trialrun.controller.engine.steps.parameters import parameter_names, require_unshared
 from trialrun.controller.engine.steps.scaling import Scalers, scaler_label
+from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.samplers.addresses import Stream
 
 logger = logging.getLogger(__name__)
+
+# A trial may have its reasons not to step in its first batches; but not so many.
+_PATIENCE_WINDOWS = 100
+_STEP = "    self.context.backward(loss)\n    self.context.step_optimizer(self.optimizer)"
 
 
 def meeting_places(context: TrialContext) -> list[str]:
@@ -57,6 +63,9 @@ class Stepping:
         generators: The process's random generators.
         mixed_precision: What the trial's methods run under after ``use_amp``.
         prepare_thread: Called first in a new thread.
+        step_ended: Called after each step, once in each process, with the optimizer, its steps
+            before that one, and the steps of all before that one in the batch; None: nobody
+            listens.
 
     Raises:
         InvalidTrialError: Two optimizers share parameters.
@@ -68,6 +77,8 @@ class Stepping:
     """The wrapped gradient scalers."""
     schedules: Schedules
     """How the wrapped schedulers step."""
+    unwrapped_schedulers: UnwrappedSchedulers
+    """Finds those of which no checkpoint would know."""
 
     def __init__(
         self,
@@ -81,6 +92,7 @@ class Stepping:
         generators: Generators,
         mixed_precision: MixedPrecision | None,
         prepare_thread: Callable[[], None],
+        step_ended: Callable[[torch.optim.Optimizer, int, int], None] | None,
     ) -> None:
         names = parameter_names(context.models)
         require_unshared(context.wrapped_optimizers, names)
@@ -91,6 +103,8 @@ class Stepping:
         self._mixed_precision = mixed_precision
         self._batch = 0
         self._num_meetings = 0
+        self._num_steps = 0
+        self._step_ended = step_ended
         self._is_training_batch = False
         # In the order of ``meeting_places``.
         first_scaler = len(context.optimizers)
@@ -112,6 +126,7 @@ class Stepping:
             is_training_batch=lambda: self._is_training_batch,
             announce=lambda index: meetings.announce(first_scheduler + index),
         )
+        self.unwrapped_schedulers = UnwrappedSchedulers(context.optimizers, context.lr_schedulers)
         surroundings = StepSurroundings(
             num_slots=num_slots,
             aggregation_frequency=aggregation_frequency,
@@ -122,6 +137,7 @@ class Stepping:
             step_scheduler=self.schedules.step,
             prepare_thread=prepare_thread,
             for_all_slots=self._for_all_slots,
+            step_ended=None if step_ended is None else self._end_step,
         )
         self.steps = [
             OptimizerSteps(
@@ -141,7 +157,7 @@ class Stepping:
             batch: Its number since the start of the trial.
         """
         self._batch = batch
-        self._num_meetings = 0
+        self._num_meetings = self._num_steps = 0
         self._is_training_batch = True
 
     def leave_batch(self) -> None:
@@ -153,16 +169,45 @@ class Stepping:
 
         Args:
             epoch_length: Batches in an epoch.
+
+        Raises:
+            InvalidTrialError: After many windows no optimizer has learned anything.
         """
+        self.unwrapped_schedulers.require_no_later_one()
         stop = self._batch + 1
-        if stop % self._aggregation_frequency:
+        num_windows, rest = divmod(stop, self._aggregation_frequency)
+        if rest:
             return
         self.scalers.end_window()
-        if stop == self._aggregation_frequency:
+        if num_windows == 1:
             self._warn_of_missing_steps()
+        if num_windows == _PATIENCE_WINDOWS:
+            self.require_learning(stop)
         if self.schedules:
             window = range(stop - self._aggregation_frequency, stop)
             self.schedules.after_window(window, epoch_length)
+
+    def require_learning(self, num_batches: int) -> None:
+        """Refuses a trial none of whose optimizers has taken a step with gradients.
+
+        Args:
+            num_batches: Batches completed, for the error.
+
+        Raises:
+            InvalidTrialError: That is so; the message has the lines to write.
+        """
+        if any(steps.has_learned for steps in self.steps):
+            return
+        learned = f"so nothing was learned in {count(num_batches, 'batch')}"
+        if any(steps.num_steps for steps in self.steps):
+            raise InvalidTrialError(
+                f"Optimizers were stepped, but no parameter of theirs had a gradient, {learned}. "
+                f"Write in train_batch, with a loss that depends on the wrapped models:\n{_STEP}"
+            )
+        raise InvalidTrialError(
+            f"train_batch did not call context.step_optimizer, {learned}. Write in train_batch:\n"
+            f"{_STEP}\nTo step at every n-th batch, set aggregation_frequency to n."
+        )
 
     def close(self) -> None:
         """Gives optimizers, scalers and schedulers back: a script may use them after training."""
@@ -177,14 +222,15 @@ class Stepping:
         gradient: torch.Tensor | None,
         retain_graph: bool,
         create_graph: bool,
+        inputs: BackwardInputs | None,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
         if self._mixed_precision is None:
-            plain_backward(loss, gradient, retain_graph, create_graph)
+            plain_backward(loss, gradient, retain_graph, create_graph, inputs)
             return
         with self._mixed_precision.suspended():
             scaled = self._mixed_precision.scaled(loss)
-            plain_backward(scaled, gradient, retain_graph, create_graph)
+            plain_backward(scaled, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, request: StepRequest) -> Any:
         """Takes the step at the end of an aggregation window.
@@ -231,12 +277,23 @@ class Stepping:
             self._num_meetings += 1
             yield
 
+    def _end_step(self, optimizer: torch.optim.Optimizer, step_idx: int) -> None:
+        assert self._step_ended is not None
+        number = self._num_steps
+        self._num_steps += 1
+        # What it calls, such as a scheduler's ``step``, is called once in each process.
+        self._is_training_batch = False
+        try:
+            self._step_ended(optimizer, step_idx, number)
+        finally:
+            self._is_training_batch = True
+
     def _steps_of(self, optimizer: torch.optim.Optimizer) -> OptimizerSteps:
         for steps, wrapped in zip(self.steps, self._optimizers, strict=True):
             if wrapped is optimizer:
                 return steps
         raise InvalidTrialError(
-            f"step_optimizer got a {type(optimizer).__name__} that was not wrapped. Call "
+            f"step_optimizer got {type_of(optimizer)} that was not wrapped. Call "
             "context.wrap_optimizer on it in the trial's __init__."
         )
 
@@ -286,11 +343,19 @@ class Stepping:
 
 
 def plain_backward(
-    loss: torch.Tensor, gradient: torch.Tensor | None, retain_graph: bool, create_graph: bool
+    loss: torch.Tensor,
+    gradient: torch.Tensor | None,
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: BackwardInputs | None,
 ) -> None:
     """Calls ``loss.backward``."""
     loss.backward(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        gradient=gradient, retain_graph=retain_graph, create_graph=create_graph
+        gradient=gradient,
+        # As torch does by itself: what is differentiated again needs the graph.
+        retain_graph=retain_graph or create_graph,
+        create_graph=create_graph,
+        inputs=inputs,
     )
 
 

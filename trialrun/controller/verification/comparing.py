@@ -1,0 +1,126 @@
+"""What a run left behind, and where it first parts from the straight one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from trialrun.controller.bookkeeping import (
+    CheckpointState,
+    Database,
+    checkpoints_of_trial,
+    get_trial,
+    training_metrics_of_trial,
+    validation_metrics_of_trial,
+)
+from trialrun.controller.checkpoints.comparison import compare_checkpoints
+from trialrun.controller.verification.diary import Diaries, read_diaries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecords:
+    """What one run left behind.
+
+    Args:
+        batches: How long it was.
+        digests: By batch.
+        checkpoints: Their folders, by batch.
+        metrics: As text, in which NaN equals itself, by kind and batch.
+        diaries: What its slots were given.
+    """
+
+    batches: int
+    digests: dict[int, str]
+    checkpoints: dict[int, Path]
+    metrics: dict[tuple[str, int], str]
+    diaries: Diaries
+
+
+def read_records(database: Database, trial_id: int, diaries: Path) -> RunRecords:
+    """Reads what is on record of a trial, and in its diaries."""
+    rows = checkpoints_of_trial(database, trial_id, state=CheckpointState.COMPLETED)
+    metrics = {
+        (kind, row.batches): repr(sorted(row.metrics.items()))
+        for kind, metric_rows in (
+            ("training", training_metrics_of_trial(database, trial_id)),
+            ("validation", validation_metrics_of_trial(database, trial_id)),
+        )
+        for row in metric_rows
+    }
+    return RunRecords(
+        batches=get_trial(database, trial_id).batches_completed,
+        digests={row.batches: row.digest for row in rows},
+        checkpoints={row.batches: Path(row.path) for row in rows},
+        metrics=metrics,
+        diaries=read_diaries(diaries),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parting:
+    """Where a run first differs from the straight one, in each respect; None: nowhere.
+
+    Args:
+        records: What slots were given.
+        metrics: What was reported.
+        weights: What was learned.
+        length: How long it was.
+    """
+
+    records: str | None
+    metrics: str | None
+    weights: str | None
+    length: str | None
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether the two runs are equal."""
+        return not any(dataclasses.astuple(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON data."""
+        return dataclasses.asdict(self)
+
+
+def find_parting(straight: RunRecords, other: RunRecords) -> Parting:
+    """Compares a run with the straight one, wherever both have something on record."""
+    return Parting(
+        records=_records(straight, other),
+        metrics=_metrics(straight, other),
+        weights=_weights(straight, other),
+        length=None
+        if straight.batches == other.batches
+        else f"it ended after {other.batches} batches, the straight run after {straight.batches}",
+    )
+
+
+def _records(straight: RunRecords, other: RunRecords) -> str | None:
+    first, second = straight.diaries.records, other.diaries.records
+    for batch, slot in sorted(first.keys() | second.keys()):
+        if first.get((batch, slot)) != second.get((batch, slot)):
+            return f"slot {slot} was given other records in batch {batch}"
+    return None
+
+
+def _metrics(straight: RunRecords, other: RunRecords) -> str | None:
+    common = straight.metrics.keys() & other.metrics.keys()
+    for kind, batch in sorted(common, key=lambda key: (key[1], key[0])):
+        first, second = straight.metrics[kind, batch], other.metrics[kind, batch]
+        if first != second:
+            return f"the {kind} metrics at batch {batch} are {second}, straight {first}"
+    return None
+
+
+def _weights(straight: RunRecords, other: RunRecords) -> str | None:
+    common = sorted(straight.digests.keys() & other.digests.keys())
+    before = 0
+    for batch in common:
+        if straight.digests[batch] == other.digests[batch]:
+            before = batch
+            continue
+        found = compare_checkpoints(straight.checkpoints[batch], other.checkpoints[batch])
+        assert found.first is not None  # the digests differ
+        when = f"after batch {batch}" if batch - before <= 1 else f"after batch {before} to {batch}"
+        return f"{when} the first tensor that differs is {found.first.describe()}"
+    return None
