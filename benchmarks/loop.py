@@ -4,8 +4,9 @@
 
 Both train the same network on the same records with torch's same operations, batch 32, 1 slot, and
 keep the loss of every batch as a tensor. trialrun also draws from addressed streams, reports every
-100 batches into a SQLite database and keeps its clock there. Lightning joins in where it is
-installed. Budget: per-sample dataset at most 1.03 of the plain loop; tensor dataset at most 0.6.
+100 batches into a SQLite database and keeps its clock there; once as it is configured by default,
+and once with ``deterministic: off``. Lightning joins in where it is installed. Budget: per-sample
+dataset at most 1.03 of the plain loop; tensor dataset at most 0.6.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trialrun.controller.bookkeeping import Database, Recorder, claim_trial, create_experiment
-from trialrun.controller.config import read_config
+from trialrun.controller.config import Deterministic, read_config
+from trialrun.controller.engine.determinism import kept_determinism, make_deterministic
 from trialrun.controller.engine.parallel.collectives import SingleProcess
 from trialrun.controller.engine.session import TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
@@ -119,8 +121,14 @@ class Mlp(Trial):
 """
 
 
-def run_trialrun(kind: str, num_batches: int, folder: Path) -> float:
+def run_trialrun(kind: str, num_batches: int, folder: Path, mode: Deterministic) -> float:
     """Times the session's own loop between its first and its last batch."""
+    with kept_determinism():
+        make_deterministic(mode)
+        return run_session(kind, num_batches, folder)
+
+
+def run_session(kind: str, num_batches: int, folder: Path) -> float:
     config = read_config(
         {
             "max_length": f"{num_batches}ba",
@@ -218,7 +226,10 @@ def main() -> None:
             contestants: dict[str, Callable[[], float]] = {
                 "plain PyTorch loop": lambda kind=kind: run_plain(kind, options.batches),
                 "trialrun": lambda kind=kind, name=name: run_trialrun(
-                    kind, options.batches, Path(name)
+                    kind, options.batches, Path(name), Deterministic.WARN
+                ),
+                "trialrun, deterministic: off": lambda kind=kind, name=name: run_trialrun(
+                    kind, options.batches, Path(name), Deterministic.OFF
                 ),
             }
             if has_lightning():

@@ -1,7 +1,8 @@
-"""What every test may rely on: generators, threads and imports are left as they were found."""
+"""What every test may rely on: generators, threads, imports and torch's settings stay the same."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 import python_start  # noqa: F401  # notes the environment before anything changes it
 import torch
 from hypothesis import settings
+
+from trialrun.controller.engine.determinism import kept_determinism
 
 # The same examples in every run: a red test is red again.
 settings.register_profile("pinned", derandomize=True)
@@ -28,6 +31,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", type=int, default=25, help="How many faults the campaign makes.")
 
 
+@contextlib.contextmanager
+def _imports_taken_back() -> Iterator[None]:
+    path, modules = list(sys.path), set(sys.modules)
+    with kept_determinism():
+        yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and any(part in file for part in TRIAL_FILES):
+            del sys.modules[name]
+
+
 @pytest.fixture(autouse=True)
 def _isolated() -> Iterator[None]:
     """Seeds the global generators, and takes back what importing a trial file leaves behind."""
@@ -35,10 +50,12 @@ def _isolated() -> Iterator[None]:
     np.random.seed(1)
     random.seed(1)
     torch.set_num_threads(1)
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and any(part in file for part in TRIAL_FILES):
-            del sys.modules[name]
+    with _imports_taken_back():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _isolated_module() -> Iterator[None]:
+    """Takes back what the fixtures of a whole module have imported."""
+    with _imports_taken_back():
+        yield

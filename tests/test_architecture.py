@@ -120,14 +120,15 @@ def test_the_environment_is_read_in_one_place() -> None:
                 assert not names & {"environ", "getenv"}, f"{name} imports it by name"
     assert readers.pop("trialrun.controller.home") == set()
     # What started a process tells it its place in this way; torch's agent is told that no signal
-    # is its own; Python its order of hashes.
+    # is its own; Python its order of hashes, and where it finds modules.
     assert readers.pop("trialrun.controller.launch.place") == set()
     # cuBLAS takes its workspace from there; what tells libraries to compute otherwise is recorded.
     assert readers == {
         "trialrun.controller.engine.determinism": {"CUBLAS_WORKSPACE"},
         "trialrun.controller.engine.environment": {"name"},
         "trialrun.controller.launch.agent": {"'TORCHELASTIC_SIGNALS_TO_HANDLE'"},
-        "trialrun.controller.launch.server": {"_HASH_SEED"},
+        "trialrun.controller.launch.server": {"name"},
+        "trialrun.controller.launch._server_environment": {"SAFE_PATH"},
     }
 
 

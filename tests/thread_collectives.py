@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ import torch
 
 from trialrun.controller import plain
 from trialrun.controller.engine.parallel.collectives import Collectives, PendingGather
+from trialrun.controller.engine.parallel.lines import Lines
+from trialrun.controller.engine.parallel.shared_memory import share_memory
 
 T = TypeVar("T")
 
@@ -29,6 +32,9 @@ class _Exchange:
         values = list(self._values)
         self._barrier.wait()
         return values
+
+    def wait(self) -> None:
+        self._barrier.wait()
 
     def abort(self) -> None:
         self._barrier.abort()
@@ -78,18 +84,36 @@ class ThreadCollectives(Collectives):
         return torch.cat(self._exchange(self.rank, chunk.clone()))
 
 
-def run_on_threads(size: int, task: Callable[[Collectives], T]) -> list[T]:
-    """Calls the task on every simulated process and returns the results in rank order."""
+def run_on_threads(
+    size: int, task: Callable[[Collectives], T], *, shares_memory: bool = False
+) -> list[T]:
+    """Calls the task on every simulated process and returns the results in rank order.
+
+    Args:
+        size: P.
+        task: Called with the collectives.
+        shares_memory: Whether they sum in memory that each has mapped, as real processes do.
+    """
     exchange = _Exchange(size)
+    name = uuid.uuid4().hex
     results: list[Any] = [None] * size
     failures: list[BaseException] = []
 
     def work(rank: int) -> None:
+        collectives = ThreadCollectives(rank, size, exchange)
         try:
-            results[rank] = task(ThreadCollectives(rank, size, exchange))
+            if shares_memory:
+                lines = Lines(rank, size, name, exchange.wait)
+                collectives.shared_memory = share_memory(lines, rank=rank, size=size)
+                assert collectives.shared_memory is not None
+            results[rank] = task(collectives)
         except BaseException as error:
             failures.append(error)
             exchange.abort()
+        finally:
+            # One that has failed leaves nobody waiting.
+            if collectives.shared_memory is not None:
+                collectives.shared_memory.close()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:

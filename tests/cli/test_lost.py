@@ -40,7 +40,8 @@ def test_sys_exit_names_slot_and_batch(tmp_path: Path, slots: int, processes: in
     arguments = ("--slots", str(slots), "--processes", str(processes), "--max-length", "8ba")
     result = place.run("submit", "trial.py", *arguments)
     assert result.code == 1
-    assert result.err.splitlines() == [
+    # After the traceback.
+    assert result.err.splitlines()[-2:] == [
         f"Experiment 1 failed: The trial called sys.exit() in slot {slot} at batch 6. To end it, "
         "call context.set_stop_requested(True), or raise an exception.",
         ADVICE,

@@ -185,3 +185,21 @@ def test_rehearsal_finds_state_that_no_checkpoint_holds(workplace: Workplace) ->
     assert match[1] != match[2]
     assert match[3].startswith("model.0.")
     assert workplace.invoke("list", "--json").json == []
+
+
+def test_files_with_names_of_other_modules_do_not_break_the_start(workplace: Workplace) -> None:
+    # Python or torch loads them all; each, in the folder of the command, would be found first.
+    for name in ("queue", "numbers", "secrets"):
+        (workplace.folder / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    (workplace.folder / "neighbour.py").write_text("value = 1\n", encoding="utf-8")
+    source = workplace.trial_file.read_text(encoding="utf-8")
+    # A program that the trial starts finds its own neighbours, too.
+    imports = (
+        "import neighbour, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'import neighbour'], check=True)\n"
+    )
+    source = source.replace("import time\n", f"import time\n{imports}")
+    workplace.trial_file.write_text(source, encoding="utf-8")
+    result = workplace.run("submit", "trial.py", "--max-length", "2ba", "--processes", "1")
+    assert (result.code, result.err) == (0, "")
+    assert "Completed experiment 1 after 2 batches." in result.lines

@@ -143,7 +143,7 @@ def test_a_trial_that_reads_the_clock_is_found_and_the_line_is_named(tmp_path: P
     ("arguments", "code", "message"),
     [
         (["nowhere.py"], 2, "There is no file nowhere.py."),
-        (["trial.py", "--batches", "3"], 2, "3 batches leave no room for stops. Give 4 or more."),
+        (["trial.py", "--batches", "3"], 2, "3 is too few for stops in between. Give 4 or more."),
         (["trial.py", "--slots", "0"], 2, "slots"),
         (["trial.py:Bad"], 2, "Bad"),
     ],

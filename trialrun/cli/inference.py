@@ -159,12 +159,13 @@ def predict(
 def _user_errors() -> Iterator[None]:
     """Shows warnings, and lets an error of the trial's own code be seen as it was raised."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from trialrun.controller.engine.determinism import named_operation
+    from trialrun.controller.engine.determinism import kept_determinism, named_operation
     from trialrun.controller.engine.parallel.slots import SlotError
     from trialrun.controller.inference.processes import ProcessFailure
 
     try:
-        yield
+        with kept_determinism():
+            yield
     except SlotError as error:
         assert error.__cause__ is not None
         raise named_operation(error.__cause__) from None

@@ -62,7 +62,7 @@ def verify(
 
     if num_batches < 4:
         raise click.BadParameter(
-            f"{num_batches} batches leave no room for stops. Give 4 or more.",
+            f"{num_batches} is too few for stops in between. Give 4 or more.",
             param_hint="--batches",
         )
     trial_file, trial_class = split_target(target)
@@ -135,7 +135,7 @@ def _print_end(report: Report) -> None:
             f"digest {short(report.digest)}."
         )
         return
-    click.echo(f"{len(report.results) - held} of {len(report.results)} runs differ.")
+    click.echo(f"Runs that differ: {len(report.results) - held} of {len(report.results)}.")
     if report.causes:
         click.echo("Likely causes:")
     for cause in report.causes:

@@ -18,6 +18,7 @@ IDENTITY = RunIdentity(
     num_slots=4,
     aggregation_frequency=1,
     shuffle_version=1,
+    sum_version=2,
     device_type="cpu",
     device_name="AVX2",
     intra_op_threads=2,
@@ -38,6 +39,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "shuffle_version": (2, "the version of the shuffle was 2 and is now 1"),
 }
 TOLERATED: dict[str, tuple[Any, str]] = {
+    "sum_version": (1, "the version of the gradient sum was 1 and is now 2"),
     "device_type": ("cuda", "the type of device was 'cuda' and is now 'cpu'"),
     "device_name": ("AVX512", "the device was 'AVX512' and is now 'AVX2'"),
     "intra_op_threads": (1, "the number of threads of a slot was 1 and is now 2"),

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,6 @@ class Putting(Linear):
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
         return super().evaluate_batch(batch, batch_idx)
 """
-
-
-@pytest.fixture(autouse=True)
-def put_back() -> Iterator[None]:
-    with kept_determinism():
-        yield
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 
 import trialrun
 from trialrun import Batch, ConfigurationError, Epoch, InvalidTrialError, RunConflictError, Time
+from trialrun._errors import TrialrunError
 from trialrun.compat.determined import pytorch
 from trialrun.controller.bookkeeping import get_experiment
 
@@ -34,7 +35,8 @@ def process_state() -> list[Any]:
         torch.get_deterministic_debug_mode(),
         torch.utils.deterministic.fill_uninitialized_memory,
         os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        (list(warnings.filters), warnings.showwarning),
+        warnings.showwarning,
+        [entry for entry in warnings.filters if "deterministic" in str(entry[1])],
     ]
 
 
@@ -65,6 +67,19 @@ def test_torch_computes_as_deterministic_says_within_the_block(
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
         assert torch.backends.cudnn.deterministic is (mode != "off")
     assert process_state() == before
+
+
+def test_strict_names_the_line_of_a_script_too(scripts: Scripts) -> None:
+    class Putting(load("linear")):  # type: ignore[misc]  # whatever class it is
+        def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> Any:
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+            return super().train_batch(batch, epoch_idx, batch_idx)
+
+    with pytest.raises(TrialrunError) as caught:
+        scripts.train(Putting, {"exp_conf": {"deterministic": "strict"}})
+    line = Putting.train_batch.__code__.co_firstlineno + 1
+    assert str(caught.value).startswith(f"The operation put_ ({__file__}:{line}) has no determin")
+    assert torch.get_deterministic_debug_mode() == 0
 
 
 def test_a_notebook_cell_can_be_run_again(scripts: Scripts) -> None:

@@ -21,6 +21,7 @@ class RunIdentity:
         num_slots: S.
         aggregation_frequency: Batches in an aggregation window.
         shuffle_version: Version of the shuffle algorithm.
+        sum_version: Version of the order in which gradients are added.
         device_type: ``cpu`` or ``cuda``.
         device_name: The GPU's model, or the CPU's vector instructions that torch uses.
         intra_op_threads: Threads with which one slot computes on the CPU.
@@ -35,6 +36,7 @@ class RunIdentity:
     num_slots: int
     aggregation_frequency: int
     shuffle_version: int
+    sum_version: int
     device_type: str
     device_name: str
     intra_op_threads: int
@@ -77,7 +79,7 @@ class RunIdentity:
 
 
 # Facts under which the same run goes on, with the same records and draws but other rounding.
-_MAY_DIFFER = {"device_type", "device_name", "intra_op_threads", "torch_version"}
+_MAY_DIFFER = {"sum_version", "device_type", "device_name", "intra_op_threads", "torch_version"}
 
 _NAMES = {
     "seed": "the seed",
@@ -88,6 +90,7 @@ _NAMES = {
     "num_slots": "the number of slots",
     "aggregation_frequency": "the aggregation frequency",
     "shuffle_version": "the version of the shuffle",
+    "sum_version": "the version of the gradient sum",
     "device_type": "the type of device",
     "device_name": "the device",
     "intra_op_threads": "the number of threads of a slot",

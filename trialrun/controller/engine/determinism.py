@@ -41,6 +41,9 @@ _UNREPEATABLE = re.compile(
 )
 
 
+_FILTERED = ".* does not have a deterministic implementation"
+
+
 class NondeterministicOperationError(TrialrunError):
     """An operation gives other bits each time, and ``deterministic: strict`` forbids it."""
 
@@ -64,9 +67,9 @@ def make_deterministic(mode: Deterministic, warns: bool = True) -> None:
     # Filling costs a pass over the memory, so it is for those who want to be certain.
     _FILLING.fill_uninitialized_memory = is_strict
     if not is_strict:
-        warnings.filterwarnings("default", message=r".* does not have a deterministic impl")
         shown = warnings.showwarning
         if not isinstance(shown, _OperationWarnings):
+            warnings.filterwarnings("default", message=_FILTERED)
             warnings.showwarning = _OperationWarnings(shown, warns)
 
 
@@ -80,7 +83,7 @@ def kept_determinism() -> Iterator[None]:
         _FILLING.fill_uninitialized_memory,
     )
     workspace = os.environ.get(CUBLAS_WORKSPACE)
-    filters, shown = warnings.filters[:], warnings.showwarning
+    shown = warnings.showwarning
     try:
         yield
     finally:
@@ -92,9 +95,11 @@ def kept_determinism() -> Iterator[None]:
             os.environ.pop(CUBLAS_WORKSPACE, None)
         else:
             os.environ[CUBLAS_WORKSPACE] = workspace
-        if isinstance(warnings.showwarning, _OperationWarnings):
-            warnings.filters[:] = filters  # type: ignore[index]  # a list, whatever its type says
+        if isinstance(warnings.showwarning, _OperationWarnings) and warnings.showwarning != shown:
             warnings.showwarning = shown
+            # What others have put there meanwhile, as libraries that were imported, stays.
+            filters: Any = warnings.filters
+            filters[:] = [entry for entry in filters if not _is_ours(entry)]
 
 
 def named_operation(error: BaseException) -> BaseException:
@@ -147,6 +152,10 @@ class _OperationWarnings:
                     "silences this.",
                     _sentence(operation, _line_above(sys._getframe(1))),
                 )
+
+
+def _is_ours(entry: tuple[Any, ...]) -> bool:
+    return getattr(entry[1], "pattern", None) == _FILTERED
 
 
 def _sentence(operation: str, line: str | None) -> str:

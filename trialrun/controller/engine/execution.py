@@ -314,6 +314,10 @@ class Execution(Engine):
             self.stepping.leave_batch()
         self._slots_run = False
         self.slot_state.end_batch()
+        if left_over := self.stepping.left_over():
+            # In slot 0's hands they are counted once, and are part of checkpoints.
+            if 0 in self.slot_numbers:
+                self.slot_state.add_gradients(0, left_over)
         if self.buffers.are_shared(self._collectives):
             self.meet()
             self.buffers.share(self._collectives)

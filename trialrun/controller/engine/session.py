@@ -55,6 +55,7 @@ from trialrun.controller.engine.schedule import (
     Stretch,
 )
 from trialrun.controller.engine.snapshot import Progress, Snapshots
+from trialrun.controller.engine.steps.reduction import SUM_VERSION
 from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.controller.engine.stopping import Agreement, StopRequest
 from trialrun.controller.engine.weights import warm_start
@@ -538,6 +539,7 @@ def _make_identity(
         num_slots=settings.num_slots,
         aggregation_frequency=settings.aggregation_frequency,
         shuffle_version=ALGORITHM_VERSION,
+        sum_version=SUM_VERSION,
         device_type=device.type,
         device_name=device_name(device),
         intra_op_threads=settings.intra_op_threads,

@@ -55,7 +55,7 @@ def open_checkpoint(
     which: str,
     *,
     collectives: Collectives | None = None,
-    local_rank: int = 0,
+    device: torch.device | None = None,
 ) -> OpenedCheckpoint:
     """Builds the trial of an experiment for a checkpoint, as it was configured.
 
@@ -64,7 +64,7 @@ def open_checkpoint(
         experiment_id: Which experiment.
         which: ``best``, ``latest``, or the first characters of a UUID.
         collectives: The processes that share the trial's slots; default: this one alone.
-        local_rank: Which GPU is this process's own.
+        device: Where this process computes, which is prepared; default: the first GPU or the CPU.
 
     Raises:
         BookkeepingError: There is no such experiment or checkpoint.
@@ -74,7 +74,8 @@ def open_checkpoint(
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
     checkpoint = select_checkpoint(database, experiment, trial, which)
-    device = prepare_device(local_rank, deterministic=read_config(experiment.config).deterministic)
+    if device is None:
+        device = prepare_device(deterministic=read_config(experiment.config).deterministic)
     opened = open_trained(
         Path(checkpoint.path),
         device=device,

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from trialrun._errors import TrialrunError
 from trialrun.controller.bookkeeping import CheckpointRow, Database
-from trialrun.controller.config import read_config
+from trialrun.controller.config import Deterministic, read_config
 from trialrun.controller.engine.building import Split
 from trialrun.controller.engine.devices import prepare_device
 from trialrun.controller.engine.stopping import StopRequest
@@ -115,7 +115,8 @@ def carry_out(
         TrialrunError: The trial or the checkpoint breaks a rule.
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
-    choose_num_processes(num_processes, read_config(experiment.config))
+    config = read_config(experiment.config)
+    choose_num_processes(num_processes, config)
     if num_processes == 1:
         opened = open_checkpoint(database, experiment_id, which)
         return Done(checkpoint=opened.checkpoint, found=task(opened))
@@ -131,6 +132,7 @@ def carry_out(
             task=task,
             folder=folder,
             user_folder=trial_file_of(experiment).parent,
+            deterministic=config.deterministic,
             bell=bell.listener,
         )
         try:
@@ -158,6 +160,7 @@ class _Share:
     task: Task
     folder: Path
     user_folder: Path
+    deterministic: Deterministic
     bell: BellListener
 
 
@@ -170,14 +173,15 @@ def _do_share(share: _Share) -> dict[str, Any]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listen(StopRequest(), share.bell, on_dead=lambda: os._exit(1))
     try:
-        collectives = join(place, prepare_device(place.local_rank))
+        device = prepare_device(place.local_rank, share.deterministic, warns=place.rank == 0)
+        collectives = join(place, device)
         database = Database.open(share.database_url, create=False)
         opened = open_checkpoint(
             database,
             share.experiment_id,
             share.uuid,
             collectives=collectives,
-            local_rank=place.local_rank,
+            device=device,
         )
         found = share.task(opened)
         collectives.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from trialrun._errors import ReducerError, TrialrunError
 from trialrun.controller.engine.determinism import named_operation
-from trialrun.controller.engine.parallel.collectives import PeerLostError
+from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.launch.failures import Failure, FailureKind
 
@@ -53,7 +56,7 @@ def explain(
             trace = _traceback(cause.__cause__, user_folder)
     else:
         kind = FailureKind.USER_CODE
-        message = f"{type(cause).__name__} {place}: {cause}"
+        message = f"{type(cause).__name__} {place}: {cause}{_namesake(cause, user_folder)}"
         if isinstance(cause, SystemExit):
             # Meant, so nothing to try again.
             kind = FailureKind.RULE
@@ -71,6 +74,29 @@ def explain(
         batches=batches,
         error=type(cause).__name__,
     )
+
+
+def _namesake(error: BaseException, user_folder: Path | None) -> str:
+    """Returns a sentence about a file of the user's that has the name of another module."""
+    name = None
+    if isinstance(error, ImportError):
+        name = error.name
+    elif isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        name = error.obj.__name__
+    if not name:
+        return ""
+    name = name.partition(".")[0]
+    own = {folder.resolve() for folder in (user_folder, Path.cwd()) if folder is not None}
+    others = [entry for entry in sys.path if Path(entry).resolve() not in own]
+    for file in [folder / part for folder in own for part in (f"{name}.py", f"{name}/__init__.py")]:
+        if file.is_file() and (
+            name in sys.stdlib_module_names or PathFinder.find_spec(name, others) is not None
+        ):
+            return (
+                f". {file} has the name of another module, and one is taken for the other: rename "
+                "the file."
+            )
+    return ""
 
 
 def _traceback(error: BaseException, user_folder: Path | None) -> str:

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from trialrun._errors import ConfigurationError
 from trialrun.controller.engine.parallel.collectives import (
     Collectives,
-    PeerLostError,
     ProcessGroup,
     SingleProcess,
 )
+from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.launch.place import Place
 
 # A launcher notices processes that have ended. One that only waits, as for a slow disk, is none of

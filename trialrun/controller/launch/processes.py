@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trialrun._errors import TrialrunError
 from trialrun._units import Time
 from trialrun.controller.launch.agent import Agent, ExitCodes
 from trialrun.controller.launch.bell import Bell
@@ -46,7 +47,7 @@ def run_processes(
         What the function returned in each process; or why it has not.
 
     Raises:
-        TrialrunError: A process does not end, not even when it is killed.
+        TrialrunError: No process could be started, or one does not end, not even when it is killed.
     """
     # The agent tells of every failure at length; what a user needs is in the failure files.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
@@ -75,7 +76,15 @@ def run_processes(
         is_hung=HangWatch(beats, hang_timeout_seconds).look,
         on_hang=on_hang,
     )
-    outcomes = agent.run_all()
+    try:
+        outcomes = agent.run_all()
+    except EOFError as error:  # of the connection to the server
+        raise TrialrunError(
+            "The server from which processes are forked ended before it could fork them. What it "
+            "printed, if anything, stands above: such as an error of a module that it loads, or of "
+            "a file that has the name of one; rename that. It may also have been killed for want "
+            "of memory."
+        ) from error
     if outcomes is not None:
         return outcomes
     return hang[0] if hang else first_cause(folder, beats.batches, agent.exit_codes, first_lost)

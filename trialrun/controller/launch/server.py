@@ -16,8 +16,16 @@ from multiprocessing import forkserver
 
 START_METHOD = "forkserver"
 
-_HASH_SEED = "PYTHONHASHSEED"
 _NO_TRACKER_WARNINGS = "ignore:resource_tracker:UserWarning"
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Where it says anything, Python does not search the current folder for modules."""
+SAFE_PATH_OF_SERVER = "while the server of trialrun starts"
+"""What it says where the user has not chosen that."""
+
+# Sets of strings have one order in every attempt of a trial; files of the user's that have the name
+# of one of Python's modules do not stand in for it.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", SAFE_PATH: SAFE_PATH_OF_SERVER}
 
 _PRELOADED = [
     "trialrun.controller.launch._server_signals",
@@ -26,6 +34,7 @@ _PRELOADED = [
     "trialrun.controller.launch.worker",
     # torch imports it when the first optimizer is made, which takes as long as torch itself.
     "torch._dynamo",
+    "trialrun.controller.launch._server_environment",
 ]
 
 
@@ -35,21 +44,20 @@ def start_server() -> None:
     if _NO_TRACKER_WARNINGS not in sys.warnoptions:
         sys.warnoptions.append(_NO_TRACKER_WARNINGS)
     multiprocessing.set_forkserver_preload(_PRELOADED)
-    with _fixed_hash_seed():
+    with _environment():
         forkserver.ensure_running()
 
 
 @contextlib.contextmanager
-def _fixed_hash_seed() -> Iterator[None]:
-    """Starts the server so that sets of strings have one order in every attempt of a trial.
+def _environment() -> Iterator[None]:
+    """Starts the server with variables that Python reads when a process starts, and nowhere else.
 
-    Python reads this variable when a process starts, and nowhere else.
+    What the user has chosen stays.
     """
-    chosen = os.environ.get(_HASH_SEED)
-    if chosen is None:
-        os.environ[_HASH_SEED] = "0"
+    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        if chosen is None:
-            del os.environ[_HASH_SEED]
+        for name in added:
+            del os.environ[name]

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from trialrun._wording import count
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -91,7 +92,8 @@ def find_parting(straight: RunRecords, other: RunRecords) -> Parting:
         weights=_weights(straight, other),
         length=None
         if straight.batches == other.batches
-        else f"it ended after {other.batches} batches, the straight run after {straight.batches}",
+        else f"it ended after {count(other.batches, 'batch')}, the straight run after "
+        f"{straight.batches}",
     )
 
 

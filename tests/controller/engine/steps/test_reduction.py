@@ -36,15 +36,12 @@ def reference(vectors: list[torch.Tensor]) -> torch.Tensor:
 
 
 def ordered_sum(vectors: list[torch.Tensor], collectives: Collectives) -> torch.Tensor:
-    """What one process does: deposit its own slots' vectors, padded, and ask for the total."""
+    """What one process does: deposit its own slots' vectors, and ask for the total."""
     ordered = OrderedSum(len(vectors), collectives)
     slots_each = len(vectors) // collectives.size
-    length = vectors[0].numel()
     for slot in range(collectives.rank * slots_each, (collectives.rank + 1) * slots_each):
-        padded = torch.zeros(ordered.padded_length(length))
-        padded[:length] = vectors[slot]
-        ordered.deposit(slot, padded)
-    return ordered.total()[:length]
+        ordered.deposit(slot, vectors[slot].clone())
+    return ordered.total()
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -130,9 +127,3 @@ def test_a_process_holds_few_vectors_at_a_time(slots_each: int) -> None:
             del vector
             alive = sum(reference() is not None for reference in references)
             assert 1 <= alive <= (aligned if rank == 0 else anywhere)
-
-
-@pytest.mark.parametrize(("length", "padded"), [(1, 4), (4, 4), (5, 8), (0, 0)])
-def test_vectors_are_padded_to_equal_chunks(length: int, padded: int) -> None:
-    lengths = run_on_threads(4, lambda process: OrderedSum(4, process).padded_length(length))
-    assert lengths == [padded] * 4

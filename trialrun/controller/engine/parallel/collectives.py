@@ -11,16 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trialrun._errors import TrialrunError
 from trialrun.controller import plain
-from trialrun.controller.engine.parallel.lines import Lines
+from trialrun.controller.engine.parallel.lines import Lines, PeerLostError
+from trialrun.controller.engine.parallel.shared_memory import SharedMemory, share_memory
 
 # torch 2.13 renamed it, and warns of the old name in every process.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-
-
-class PeerLostError(TrialrunError):
-    """Another process of the attempt is gone, so that nothing can be done together any more."""
 
 
 class PendingGather(abc.ABC):
@@ -44,6 +40,8 @@ class Collectives(abc.ABC):
     """This process, 0 to ``size`` - 1."""
     size: int
     """P, the number of processes."""
+    shared_memory: SharedMemory | None = None
+    """Where processes sum what is on the CPU, if they share memory."""
 
     def close(self) -> None:  # noqa: B027 - one process has nothing to close
         """Takes down what was set up besides torch's own groups."""
@@ -146,7 +144,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:  # torch.distributed's, whatever the backend; a line's
-        raise PeerLostError(f"The connection to another process was lost: {error}") from error
+        raise PeerLostError(error) from error
 
 
 class _LinesGather(PendingGather):
@@ -157,8 +155,7 @@ class _LinesGather(PendingGather):
         lines.send(self._values)
 
     def result(self) -> list[list[int]]:
-        with _together():
-            rows = self._lines.receive(len(self._values))
+        rows = self._lines.receive(len(self._values))
         rows[self._rank] = self._values
         return [rows[rank] for rank in sorted(rows)]
 
@@ -180,8 +177,17 @@ class ProcessGroup(Collectives):
         # one that is under way never stands between two steps of a reduction, and reading it never
         # waits for the GPU.
         self._host_group = dist.new_group(backend="gloo")
+        self._lines = self._new_lines()
+        if device.type == "cpu":
+            # Lines of its own: an announcement may be under way on the others.
+            lines = self._new_lines()
+            self.shared_memory = share_memory(lines, rank=self.rank, size=self.size)
+            if self.shared_memory is None:
+                lines.close()
+
+    def _new_lines(self) -> Lines:
         with _together():
-            self._lines = Lines(
+            return Lines(
                 self.rank,
                 self.size,
                 name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
@@ -191,6 +197,8 @@ class ProcessGroup(Collectives):
     def close(self) -> None:
         """Takes the lines down."""
         self._lines.close()
+        if self.shared_memory is not None:
+            self.shared_memory.close()
 
     def leave(self) -> None:
         """Ends the threads of the group for objects.

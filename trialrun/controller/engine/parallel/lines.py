@@ -14,9 +14,18 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
+from trialrun._errors import TrialrunError
+
 _RANK = struct.Struct("i")
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group of a peer, as Linux tells them."""
+
+
+class PeerLostError(TrialrunError):
+    """Another process of the attempt is gone, so that nothing can be done together any more."""
+
+    def __init__(self, error: object) -> None:
+        super().__init__(f"The connection to another process was lost: {error}")
 
 
 class Lines:
@@ -61,17 +70,41 @@ class Lines:
             For each of the other processes its message.
 
         Raises:
-            OSError: A process is gone.
+            PeerLostError: A process is gone.
         """
         messages = {}
         for peer, line in self._peers.items():
             values = array.array("q")
-            data = line.recv(count * values.itemsize, socket.MSG_WAITALL)
+            try:
+                data = line.recv(count * values.itemsize, socket.MSG_WAITALL)
+            except OSError as error:
+                raise PeerLostError(error) from error
             if len(data) < count * values.itemsize:
-                raise ConnectionResetError(f"process {peer} is gone")
+                raise PeerLostError(f"process {peer} is gone")
             values.frombytes(data)
             messages[peer] = values.tolist()
         return messages
+
+    def send_descriptor(self, descriptor: int | None) -> None:
+        """Gives every other process an open file, or tells it that there is none."""
+        descriptors = [] if descriptor is None else [descriptor]
+        for line in self._peers.values():
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(line, [b"f"], descriptors)
+
+    def receive_descriptor(self, from_rank: int) -> int | None:
+        """Waits for what ``send_descriptor`` sends; the caller closes it.
+
+        Raises:
+            PeerLostError: The process is gone.
+        """
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._peers[from_rank], 1, 1)
+        except OSError as error:
+            raise PeerLostError(error) from error
+        if not data:
+            raise PeerLostError(f"process {from_rank} is gone")
+        return descriptors[0] if descriptors else None
 
     def close(self) -> None:
         """Takes the lines down."""

@@ -170,6 +170,15 @@ class FoldedSlotState:
         """Takes up what ``gradients`` returned."""
         self._gradients[slot] = _on_devices(gradients, self._parameters)
 
+    def add_gradients(
+        self, slot: int, gradients: Mapping[torch.nn.Parameter, torch.Tensor]
+    ) -> None:
+        """Adds to what the slot has left in ``grad``."""
+        self._gradients[slot] = [
+            _added(gradients.get(parameter), own)
+            for parameter, own in zip(self._parameters, self._gradients[slot], strict=True)
+        ]
+
     def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -225,6 +234,20 @@ class SingleSlotState:
         loaded = _on_devices(gradients, self._parameters)
         for parameter, gradient in zip(self._parameters, loaded, strict=True):
             parameter.grad = gradient
+
+    def add_gradients(
+        self, slot: int, gradients: Mapping[torch.nn.Parameter, torch.Tensor]
+    ) -> None:
+        """Adds to what the slot has left in ``grad``."""
+        for parameter, gradient in gradients.items():
+            parameter.grad = _added(gradient, parameter.grad)
+
+
+def _added(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    # A sparse one comes second, if any: torch adds it to a dense one, not the other way round.
+    return second + first if first.is_sparse else first + second
 
 
 def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:

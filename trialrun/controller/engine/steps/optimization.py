@@ -171,6 +171,32 @@ class OptimizerSteps:
                 parameter.grad = None if gradient is None else gradient.clone()
         return result
 
+    def accumulate(self) -> None:
+        """Brings in the executing slot's gradients of a batch that is not its window's last.
+
+        The last slot adds them up for all, so that a process need not keep those of each slot. With
+        one slot they stay where backward has put them, as in any loop.
+        """
+        if not self._is_alone:
+            self._announce()
+            self._gradients.deposit(self._slot, self.parameters)
+            self._around.slots.meet(self._label, self._join_and_accumulate)
+
+    def take_accumulated(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Returns the sums with which the window's last batch has taken no step; usually none.
+
+        All processes call it, and get the same.
+        """
+        if not self._gradients.has_accumulated:
+            return {}
+        parameters = self._gradients.parameters
+        before = [parameter.grad for parameter in parameters]
+        self._gradients.assign_accumulated()
+        sums = {p: p.grad for p in parameters if p.grad is not None}
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+        return sums
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the counts of steps."""
         return {"num_steps": self.num_steps, "num_skipped": self.num_skipped}
@@ -231,6 +257,10 @@ class OptimizerSteps:
 
         self._around.slots.meet(self._label, act)
 
+    def _join_and_accumulate(self) -> None:
+        self._around.meetings.join()
+        self._gradients.accumulate()
+
     def _sum_and_step(self, request: StepRequest, scaling: Scaling | None) -> None:
         has_gradients = self._gradients.assign(self._around.num_slots * self._window)
         self._finish(request, scaling, has_gradients)
@@ -259,9 +289,7 @@ class OptimizerSteps:
         return paused.result
 
     def _deposit_loss(self, loss: torch.Tensor) -> None:
-        vector = loss.new_zeros(self._losses.padded_length(1), dtype=torch.float64)
-        vector[0] = loss
-        self._losses.deposit(self._slot, vector)
+        self._losses.deposit(self._slot, loss.to(torch.float64, copy=True).view(1))
 
     def _advance(self, paused: PausedStep, request: StepRequest, loss: torch.Tensor | None) -> None:
         """Lets the optimizer go on with what all slots have found together."""

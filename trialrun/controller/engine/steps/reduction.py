@@ -8,21 +8,44 @@ plus its right child, or its left child alone where the right one lies beyond S:
              level 2   (0 1) + (2 3)       (4 5)
              level 1    0 + 1   2 + 3      4 + 5
 
-Which process adds two nodes differs; which two nodes are added never does. So the result has the
+So the sum of six numbers is ((a0 + a1) + (a2 + a3)) + (a4 + a5), and that of five is
+((a0 + a1) + (a2 + a3)) + a4. It is this formula, and no other, on every number of processes:
+
+    P = 1   the process adds all of it.
+    P = 2   process 0 has slots 0, 1, 2 and adds a0 + a1. Then it can go no further: node (1, 0)
+            waits for (1, 1), and slot 2, half of that, for slot 3. These two are what it sends.
+            Process 1 has slots 3, 4, 5, adds a4 + a5, and sends slot 3 and node (2, 1).
+            Whoever has all four nodes adds a2 + a3, then (a0 + a1) to that, then the rest.
+    P = 3   process 0 sends a0 + a1, process 1 a2 + a3, process 2 a4 + a5.
+    P = 6   every process sends its slot.
+
+A process may add two nodes only where they are siblings, and which are siblings depends on S alone.
+So *who* adds two nodes differs with P, *which* two are added never does, and the result has the
 same bits for every P: floating-point addition is not associative, but nothing is associated anew.
-Additions are element by element, so cutting vectors into chunks changes nothing either.
+In float32 (1e8 + 3) + (-1e8 + 5) is 8.0, and ((1e8 + 3) + -1e8) + 5 is 5.0.
+
+Additions are element by element: cutting vectors into chunks, each added elsewhere, changes no bit.
+That is how processes share the work (``engine/parallel/buckets.py``).
+
+The rule holds for one batch. In an aggregation window the sums of its batches are added afterwards,
+the first to the second, these to the third: an order without slots in it, so without processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import torch
 
+from trialrun.controller.engine.parallel.bucket_collectives import exchange_for
+from trialrun.controller.engine.parallel.buckets import Bucket, cut
 from trialrun.controller.engine.parallel.collectives import Collectives
 
 T = TypeVar("T")
+
+SUM_VERSION = 2
+"""Of the order: a run that goes on under another one may differ in the last digits."""
 
 Node = tuple[int, int]
 """(level, index) in the tree."""
@@ -85,20 +108,47 @@ def waiting_nodes(num_slots: int, first: int, stop: int) -> list[Node]:
     return list(tree.take())
 
 
-def waiting_nodes_of_ranks(num_slots: int, num_processes: int) -> list[list[Node]]:
-    """Returns for each process the nodes that it sends."""
-    each = num_slots // num_processes
-    return [
-        waiting_nodes(num_slots, rank * each, (rank + 1) * each) for rank in range(num_processes)
-    ]
+class Share:
+    """Which nodes each process brings, and how those of all processes are added up.
+
+    Args:
+        num_slots: S.
+        num_processes: P.
+        rank: This process.
+    """
+
+    slots: range
+    """Those of this process."""
+    nodes_of_rank: list[list[Node]]
+    """For each process the nodes that it brings, in slot order."""
+    num_rows: list[int]
+    """For each process how many these are."""
+
+    def __init__(self, num_slots: int, num_processes: int, rank: int) -> None:
+        each = num_slots // num_processes
+        ranges = [range(r * each, (r + 1) * each) for r in range(num_processes)]
+        self.slots = ranges[rank]
+        self.nodes_of_rank = [waiting_nodes(num_slots, s.start, s.stop) for s in ranges]
+        self.num_rows = [len(nodes) for nodes in self.nodes_of_rank]
+        self._num_slots = num_slots
+
+    def add_up(self, summands: Iterable[T], add: Callable[[T, T], T]) -> T:
+        """Returns the sum over all slots.
+
+        Args:
+            summands: Those of the nodes that all processes bring, in order of rank.
+            add: Returns left plus right; it may overwrite either.
+        """
+        tree = TreeSum(self._num_slots, add)
+        nodes = (node for nodes in self.nodes_of_rank for node in nodes)
+        for node, summand in zip(nodes, summands, strict=True):
+            tree.add(node, summand)
+        (total,) = tree.take().values()
+        return total
 
 
 class OrderedSum:
     """Sums one vector for each slot over all processes, in the tree's order.
-
-    Between processes: each is responsible for one P-th of the elements, gets the waiting nodes of
-    that chunk from all, adds them along the tree, and the sums are gathered. With one node in
-    each process that is as many bytes as a ring all-reduce sends.
 
     Args:
         num_slots: S.
@@ -106,17 +156,12 @@ class OrderedSum:
     """
 
     def __init__(self, num_slots: int, collectives: Collectives) -> None:
-        self._num_slots = num_slots
         self._collectives = collectives
-        self._nodes_of_rank = waiting_nodes_of_ranks(num_slots, collectives.size)
+        self._share = Share(num_slots, collectives.size, collectives.rank)
         self._tree = TreeSum(num_slots, torch.Tensor.add_)
 
-    def padded_length(self, length: int) -> int:
-        """Returns the next length that can be cut into P equal chunks."""
-        return -(-length // self._collectives.size) * self._collectives.size
-
     def deposit(self, slot: int, vector: torch.Tensor) -> None:
-        """Puts in one slot's vector, of a padded length; it is overwritten."""
+        """Puts in one slot's vector, of as many elements as all others; it is overwritten."""
         self._tree.add((0, slot), vector)
 
     def total(self) -> torch.Tensor:
@@ -125,26 +170,36 @@ class OrderedSum:
         if self._collectives.size == 1:
             (root,) = waiting
             return root
-        return self._collectives.all_gather(self._sum_own_chunk(waiting))
-
-    def _sum_own_chunk(self, waiting: list[torch.Tensor]) -> torch.Tensor:
-        size, rank = self._collectives.size, self._collectives.rank
-        chunk = waiting[0].numel() // size
-        # (nodes, P, chunk) -> (P, nodes, chunk): all that one process gets stands together. With
-        # one node, the usual case, the vector is in that order already.
-        if len(waiting) == 1:
-            chunks = waiting[0]
-        else:
-            chunks = torch.stack(waiting).view(-1, size, chunk).transpose(0, 1).reshape(-1)
-        received = self._collectives.all_to_all(
-            chunks,
-            receive_sizes=[len(nodes) * chunk for nodes in self._nodes_of_rank],
-            send_sizes=[len(self._nodes_of_rank[rank]) * chunk] * size,
+        first = waiting[0]
+        total = torch.empty_like(first)
+        exchange = exchange_for(self._collectives, first.device)
+        largest = exchange.largest(max(self._share.num_rows), first.dtype)
+        exchange.run(
+            [
+                _Stretch(self._share, [vector[start:stop] for vector in waiting], total[start:stop])
+                for start, stop in cut(first.numel(), largest)
+            ],
+            num_rows=self._share.num_rows,
+            like=first,
         )
-        tree = TreeSum(self._num_slots, torch.Tensor.add_)
-        rows = iter(received.view(-1, chunk))
-        for nodes in self._nodes_of_rank:
-            for node in nodes:
-                tree.add(node, next(rows))
-        (total,) = tree.take().values()
         return total
+
+
+class _Stretch(Bucket):
+    """A stretch of an ``OrderedSum``'s vectors."""
+
+    def __init__(self, share: Share, waiting: list[torch.Tensor], total: torch.Tensor) -> None:
+        super().__init__(total.numel())
+        self._share = share
+        self._waiting = waiting
+        self._total = total
+
+    def pack(self, rows: Sequence[torch.Tensor]) -> None:
+        for row, vector in zip(rows, self._waiting, strict=True):
+            row.copy_(vector)
+
+    def add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
+        total.copy_(self._share.add_up(rows, torch.Tensor.add_))
+
+    def unpack(self, total: torch.Tensor) -> None:
+        self._total.copy_(total)

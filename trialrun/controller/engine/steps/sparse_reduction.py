@@ -12,14 +12,13 @@ every process adds them up.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
 
 from trialrun._errors import InvalidTrialError
 from trialrun.controller.engine.parallel.collectives import Collectives
-from trialrun.controller.engine.steps.reduction import TreeSum, waiting_nodes_of_ranks
+from trialrun.controller.engine.steps.reduction import Share, TreeSum
 
 
 class SparseSum:
@@ -44,9 +43,7 @@ class SparseSum:
         self._name = name
         self._num_slots = num_slots
         self._collectives = collectives
-        each = num_slots // collectives.size
-        self._slots = range(collectives.rank * each, (collectives.rank + 1) * each)
-        self._nodes_of_rank = waiting_nodes_of_ranks(num_slots, collectives.size)
+        self._share = Share(num_slots, collectives.size, collectives.rank)
 
     def total(self, gradients: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """Returns the coalesced sum; every process calls it, and some slot has a gradient.
@@ -60,21 +57,18 @@ class SparseSum:
         own = TreeSum(self._num_slots, _add)
         dims = {gradient.sparse_dim() for gradient in gradients.values()}
         if len(dims) <= 1:
-            for slot in self._slots:
+            for slot in self._share.slots:
                 own.add((0, slot), _rows(gradients.get(slot)))
         # What others must know before they can receive: -1 stands for a mixture.
         nodes = list(own.take().values())
         counts = [0 if node is None else node.values().shape[0] for node in nodes]
-        counts += [0] * (max(map(len, self._nodes_of_rank)) - len(counts))
+        counts += [0] * (max(self._share.num_rows) - len(counts))
         header = [-1 if len(dims) > 1 else max(dims, default=0), *counts]
         headers = self._collectives.start_gather(header).result()
         sparse_dim = self._require_one_dim({header[0] for header in headers})
         if self._collectives.size > 1:
             nodes = self._gather(nodes, [header[1:] for header in headers], sparse_dim)
-        tree = TreeSum(self._num_slots, _add)
-        for place, node in zip(itertools.chain(*self._nodes_of_rank), nodes, strict=True):
-            tree.add(place, node)
-        (total,) = tree.take().values()
+        total = self._share.add_up(nodes, _add)
         return (
             self._sparse(
                 self._parameter.new_zeros((sparse_dim, 0), dtype=torch.int64),
@@ -96,7 +90,7 @@ class SparseSum:
         """
         longest = max(map(sum, counts))
         if longest == 0:
-            return [None for nodes in self._nodes_of_rank for _ in nodes]
+            return [None for nodes in self._share.nodes_of_rank for _ in nodes]
         row_shape = self._parameter.shape[sparse_dim:]
         indices = self._parameter.new_zeros((longest, sparse_dim), dtype=torch.int64)
         values = self._parameter.new_zeros((longest, *row_shape))
@@ -113,7 +107,7 @@ class SparseSum:
             .view(-1, longest, *row_shape)
         )
         nodes: list[torch.Tensor | None] = []
-        for rank, places in enumerate(self._nodes_of_rank):
+        for rank, places in enumerate(self._share.nodes_of_rank):
             stop = 0
             for count, _ in zip(counts[rank], places, strict=False):
                 start, stop = stop, stop + count

@@ -30,7 +30,7 @@ from trialrun.controller.engine.steps.optimization import (
     step_label,
 )
 from trialrun.controller.engine.steps.parameters import parameter_names, require_unshared
-from trialrun.controller.engine.steps.scaling import Scalers, scaler_label
+from trialrun.controller.engine.steps.scaling import Scalers, Scaling, scaler_label
 from trialrun.controller.engine.steps.unwrapped_schedulers import UnwrappedSchedulers
 from trialrun.samplers.addresses import Stream
 
@@ -187,6 +187,19 @@ class Stepping:
             window = range(stop - self._aggregation_frequency, stop)
             self.schedules.after_window(window, epoch_length)
 
+    def left_over(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Returns sums over slots of a window in whose last batch their optimizer took no step.
+
+        All processes call it after each batch, and get the same: usually nothing.
+        """
+        if self._aggregation_frequency == 1 or not self._window_is_complete:
+            return {}
+        sums: dict[torch.nn.Parameter, torch.Tensor] = {}
+        for steps in self.steps:
+            for parameter, total in steps.take_accumulated().items():
+                sums[parameter] = total if parameter not in sums else sums[parameter] + total
+        return sums
+
     def require_learning(self, num_batches: int) -> None:
         """Refuses a trial none of whose optimizers has taken a step with gradients.
 
@@ -249,15 +262,13 @@ class Stepping:
             self._require_fit_for_windows(request)
         if request.closure is not None or steps.requires_closure:
             _require_fit_for_closure(optimizer, request.closure, has_scaler=scaling is not None)
-        if not self._window_is_complete:
-            return None
         if self._mixed_precision is None:
-            return steps.step(request, scaling)
+            return self._step_or_accumulate(steps, request, scaling)
         if request.closure is not None:
             closure = self._mixed_precision.around(request.closure)
             request = request._replace(closure=closure)
         with self._mixed_precision.suspended():
-            return steps.step(request, scaling)
+            return self._step_or_accumulate(steps, request, scaling)
 
     def metrics(self) -> dict[str, float]:
         """Returns what is reported beside the training metrics where losses are scaled."""
@@ -265,6 +276,14 @@ class Stepping:
             return {}
         num_skipped = sum(steps.num_skipped for steps in self.steps)
         return {**self.scalers.metrics(), "amp_skipped_steps": float(num_skipped)}
+
+    def _step_or_accumulate(
+        self, steps: OptimizerSteps, request: StepRequest, scaling: Scaling | None
+    ) -> Any:
+        if self._window_is_complete:
+            return steps.step(request, scaling)
+        steps.accumulate()
+        return None
 
     @property
     def _window_is_complete(self) -> bool:
