@@ -24,6 +24,13 @@ settings.load_profile("pinned")
 TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples") + "/")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of ``tests/faults``, whose own conftest is read too late for that."""
+    group = parser.getgroup("faults")
+    group.addoption("--fault-seed", type=int, default=1, help="Of the campaign's random faults.")
+    group.addoption("--kills", type=int, default=25, help="How many faults the campaign makes.")
+
+
 @contextlib.contextmanager
 def _imports_taken_back() -> Iterator[None]:
     path, modules = list(sys.path), set(sys.modules)

@@ -308,7 +308,8 @@ def test_exception_names_slot_and_batch_and_the_mended_trial_is_resumed(
     workplace.trial_file.write_text(
         mended.replace(IN_TRAIN_BATCH, bad + IN_TRAIN_BATCH), encoding="utf-8"
     )
-    result = workplace.run("submit", "trial.py", "--processes", "2", "--max-length", "8ba")
+    arguments = ("--processes", "2", "--max-length", "8ba", "--max-restarts", "0")
+    result = workplace.run("submit", "trial.py", *arguments)
     assert result.code == 1
     message = "ZeroDivisionError in slot 2 at batch 6: division by zero"
     assert f"Experiment 1 failed: {message}\n" in result.err

@@ -46,6 +46,7 @@ checkpoint_period: 4ba
 reporting_period: 3ba
 slots: 4
 seed: 11
+max_restarts: 3
 """
 OPEN = DETERMINED.replace("{type: const, val: 6}", "{type: int, minval: 4, maxval: 12}").replace(
     "name: single", "name: random\n  max_trials: 3"
@@ -76,8 +77,6 @@ def test_a_determined_configuration_is_trained_as_trialruns_own_would_be(tmp_pat
         "--home.\n"
         "  resources.resource_pool: There is no cluster to schedule on: trialrun starts at once, "
         "on this machine.\n"
-        "  max_restarts: A trial that fails is not started again by itself. Go on from its newest "
-        "checkpoint with trialrun resume.\n"
         "  bind_mounts: No container is started: the trial runs on this machine, in the Python "
         "environment that trialrun runs in. Install there what the trial imports, and give it "
         "paths that exist here.\n"

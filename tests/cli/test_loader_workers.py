@@ -25,6 +25,7 @@ def test_a_trial_with_loader_workers_ends_as_the_one_without(
 def test_a_trial_with_loader_workers_that_fails_ends(tmp_path: Path) -> None:
     failing = SOURCE.replace("    wait_at_gate(batch_idx)", "    1 / (batch_idx - 7)")
     assert failing != SOURCE
-    result = Workplace(tmp_path, failing).run("submit", "trial.py", "--processes", "2")
+    arguments = ("--processes", "2", "--max-restarts", "0")
+    result = Workplace(tmp_path, failing).run("submit", "trial.py", *arguments)
     assert result.code == 1
     assert "ZeroDivisionError in slot " in result.err + result.out

@@ -55,7 +55,7 @@ def test_process_that_ends_itself_is_named_and_the_run_is_resumed(
     # At batch 4 the checkpoint is written while batches 5 and 6 are computed.
     place = Workplace(tmp_path / "work", at_batch_6(slots // 2, f"__import__('os')._exit({code})"))
     arguments = ("--slots", str(slots), "--processes", str(processes), "--max-length", "8ba")
-    result = place.run("submit", "trial.py", *arguments)
+    result = place.run("submit", "trial.py", *arguments, "--max-restarts", "0")
     assert result.code == 1
     how = f"Process {processes - 1} ended with exit code {code} before the trial was complete."
     lines = result.err.splitlines()
@@ -75,7 +75,7 @@ def test_process_that_ends_itself_is_named_and_the_run_is_resumed(
 
 def test_survivor_does_not_finish_its_batch(workplace: Workplace) -> None:
     workplace.hold(6)
-    attempt = workplace.start("submit", "trial.py", "--processes", "2")
+    attempt = workplace.start("submit", "trial.py", "--processes", "2", "--max-restarts", "0")
     workplace.wait_until_held(6, attempt)
     _, lost = attempt.training_processes()
     lost.kill()

@@ -13,7 +13,7 @@ import pytest
 
 from trialrun.controller.bookkeeping import RunState, get_trial
 
-from .workplace import NUM_BATCHES, Result, Running, Workplace, wait_for
+from .workplace import CONFIG, NUM_BATCHES, Result, Running, Workplace, wait_for
 
 SEED = 20
 
@@ -57,7 +57,9 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    place = Workplace(tmp_path_factory.mktemp("stopped"))
+    # Here each loss ends an attempt; that they are restarted is for test_restarts.
+    config = f"{CONFIG}max_restarts: 0\n"
+    place = Workplace(tmp_path_factory.mktemp("stopped"), config=config)
     story = Story(place)
     _ctrl_c(story)
     _sigterm_to_all(story)

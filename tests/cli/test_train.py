@@ -53,7 +53,7 @@ def test_ctrl_c_after_the_end_does_not_cut_the_last_lines_short(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_train, "run_attempt", ending(state))
+    monkeypatch.setattr(_train, "run_trial", ending(state))
     assert _train.train(run.database, run.trial, 1) == code
     printed = capfd.readouterr()
     assert f"\n{line}\n" in f"\n{printed.out}\n{printed.err}"
@@ -69,7 +69,7 @@ def test_ctrl_c_before_training_begins_says_how_to_go_on(
     def run_attempt(*_: Any, **__: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(_train, "run_attempt", run_attempt)
+    monkeypatch.setattr(_train, "run_trial", run_attempt)
     assert _train.train(run.database, run.trial, 1) == 130
     assert capfd.readouterr().err == "Stopped at once. Go on with: trialrun resume 2\n"
     assert run.trial.state is RunState.KILLED

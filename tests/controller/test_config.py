@@ -113,6 +113,15 @@ def test_a_configuration_reads_back_what_it_writes() -> None:
             "Configuration key 'slots' is 0: Input should be greater than or equal to 1",
         ),
         (
+            {"max_restarts": -1},
+            "Configuration key 'max_restarts' is -1: Input should be greater than or equal to 0",
+        ),
+        (
+            {"hang_timeout": "20ba"},
+            "Configuration key 'hang_timeout' is '20ba': it must be a time, such as 30min, or "
+            "null.",
+        ),
+        (
             {"slots": 6, "processes": 4},
             "6 slots cannot be executed by 4 processes: the number of processes must divide the "
             "slots. Choose one of 1, 2, 3, 6.",

@@ -6,6 +6,7 @@ On a terminal: one live line below what processes print. In a pipe: one plain li
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -30,10 +31,60 @@ from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.experiments import PreparedAttempt
 from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.logs import LogTail
+from trialrun.controller.running import Restarted
 from trialrun.controller.warm_start import describe_warm_start
 
 _LOOK_SECONDS = 0.2
 _MOST_METRICS = 6  # on a line; ``trialrun metrics`` prints all
+
+
+class TrialView:
+    """What the user sees of a trial: its attempts, one after the other.
+
+    Args:
+        database: Where it is recorded.
+        prepared: Its first attempt.
+    """
+
+    def __init__(self, database: Database, prepared: PreparedAttempt) -> None:
+        self._database = database
+        self._view = AttemptView(database, prepared)
+        # Ticks come on another thread than restarts.
+        self._lock = threading.Lock()
+
+    def show_start(self) -> None:
+        """Says what runs, where it is recorded, and from where it goes on."""
+        self._view.show_start()
+
+    def tick(self) -> None:
+        """Shows what is new; it is called more often than it looks."""
+        with self._lock:
+            self._view.tick()
+
+    def show_restart(self, restarted: Restarted) -> None:
+        """Says why an attempt ended and from where the next one goes on."""
+        restart, prepared = restarted.restart, restarted.prepared
+        checkpoint = prepared.checkpoint
+        start = "batch 0"
+        if checkpoint is not None:
+            start = f"batch {checkpoint.batches}, checkpoint {checkpoint.uuid}"
+        delay = f", in {restart.delay_seconds:g} s" if restart.delay_seconds else ""
+        with self._lock:
+            self._view.close()
+            self._view = AttemptView(self._database, prepared)
+            if restarted.failure.traceback:
+                click.echo(restarted.failure.traceback, err=True)
+            click.echo(
+                f"Restart {restart.number} of {restart.most}{delay}, from {start}: "
+                f"{restarted.failure.message}",
+                err=True,
+            )
+            for warning in prepared.warnings:
+                click.echo(f"Warning: {warning}", err=True)
+
+    def close(self) -> None:
+        """Shows the rest and takes the live line away."""
+        self._view.close()
 
 
 class AttemptView:

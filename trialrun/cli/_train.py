@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from trialrun._wording import count
-from trialrun.cli._progress import AttemptView, show_checkpoints
+from trialrun.cli._progress import TrialView, show_checkpoints
 from trialrun.controller.bookkeeping import (
     CheckpointState,
     Database,
@@ -28,7 +28,7 @@ from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
 from trialrun.controller.launch.supervisor import AttemptEnd
-from trialrun.controller.running import run_attempt, run_rehearsal
+from trialrun.controller.running import run_rehearsal, run_trial
 
 EXIT_FAILED = 1
 EXIT_PAUSED = 3
@@ -36,10 +36,10 @@ EXIT_STOPPED_AT_ONCE = 130
 
 
 def train(database: Database, trial: TrialRow, num_processes: int) -> int:
-    """Runs one attempt at a recorded trial, in sight of the user; returns the exit code."""
+    """Runs a recorded trial, in sight of the user; returns the exit code."""
     try:
         with prepared_attempt(database, trial.id, num_processes) as prepared:
-            view = AttemptView(database, prepared)
+            view = TrialView(database, prepared)
 
             def stop_now() -> None:
                 view.close()
@@ -48,7 +48,13 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
 
             view.show_start()
             try:
-                run_attempt(database, prepared, on_tick=view.tick, on_kill=stop_now)
+                run_trial(
+                    database,
+                    prepared,
+                    on_tick=view.tick,
+                    on_kill=stop_now,
+                    on_restart=view.show_restart,
+                )
             finally:
                 view.close()
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ from trialrun.controller.warm_start import find_weights
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
 @click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--max-length", metavar="LENGTH", help="20ep, 5000ba or 2h.")
+@click.option("--max-restarts", type=int, help="After faults, from its newest checkpoint.")
 @click.option("--seed", type=int, help="All randomness is a function of it. Default: 0.")
 @click.option("--name", help="For people. Default: the file's name.")
 @click.option("--from-checkpoint", metavar="UUID|DIR", help="Begin with the weights of this one.")

@@ -62,6 +62,16 @@ Length = Annotated[
 """A length or period with its unit, such as ``20ep``."""
 
 
+def _require_time(unit: Batch | Epoch | Time) -> Batch | Epoch | Time:
+    if not isinstance(unit, Time):
+        raise ValueError("it must be a time, such as 30min, or null.")
+    return unit
+
+
+Duration = Annotated[Length, pydantic.AfterValidator(_require_time)]
+"""A length that is a time, such as ``30min``."""
+
+
 class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -128,6 +138,10 @@ class ExperimentConfig(_Section):
     """Whether to validate before the first batch."""
     aggregation_frequency: int = pydantic.Field(default=1, ge=1)
     """Batches whose gradients make one optimizer step."""
+    max_restarts: int = pydantic.Field(default=5, ge=0)
+    """How often a trial that has failed is started again from its newest whole checkpoint."""
+    hang_timeout: Duration | None = Time(1800)
+    """After how long without progress a trial counts as hung, and is restarted; null: never."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     """All of a trial's randomness is a function of it. The same command gives the same bits."""
     deterministic: Deterministic = Deterministic.WARN

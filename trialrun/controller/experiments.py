@@ -20,7 +20,10 @@ from trialrun.controller.bookkeeping import (
     RunState,
     TrialRow,
     create_experiment,
+    replace_attempt,
+    rewind,
 )
+from trialrun.controller.checkpoints.manifest import flush_file, flush_folder
 from trialrun.controller.claiming import (
     claimed_attempt,
     locked_trial,
@@ -30,9 +33,10 @@ from trialrun.controller.claiming import (
 from trialrun.controller.config import ExperimentConfig, not_divisible, read_config
 from trialrun.controller.going_on import how_to_go_on, how_to_train_longer, is_of_script
 from trialrun.controller.home import Home
+from trialrun.controller.launch.failures import Failure
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.placement import num_threads
-from trialrun.controller.liveness import TrialFolder, trial_of_experiment
+from trialrun.controller.liveness import TrialFolder, clear_leftovers, trial_of_experiment
 from trialrun.controller.warm_start import find_weights, weights_folder
 
 
@@ -112,7 +116,9 @@ def record_experiment(
             "to another database. Give each database a home of its own, with --home."
         ) from None
     if trial_file is not None:
-        shutil.copy2(trial_file, folder / trial_file.name)
+        flush_file(Path(shutil.copy2(trial_file, folder / trial_file.name)))
+    flush_folder(folder)
+    flush_folder(folder.parent)
     if weights is not None:
         from trialrun.controller.checkpoints.export import copy_weights  # which imports torch
 
@@ -198,6 +204,41 @@ def prepared_attempt(
                 checkpoint=checkpoint,
                 warnings=warnings,
             )
+
+
+def replaced_attempt(
+    database: Database, prepared: PreparedAttempt, failure: Failure
+) -> PreparedAttempt | None:
+    """Ends an attempt that has failed and begins the next one from the newest whole checkpoint.
+
+    The caller holds the trial's lock, and none of the attempt's processes lives.
+
+    Args:
+        database: Where they are recorded.
+        prepared: The attempt that has failed.
+        failure: Why.
+
+    Returns:
+        The next attempt; None, and nothing is changed, where the trial was asked to stop.
+    """
+    experiment, trial = prepared.experiment, prepared.trial
+    clear_leftovers(database, experiment, trial)
+    checkpoint, warnings = newest_whole_checkpoint(database, trial)
+    first_batch = checkpoint.batches if checkpoint else 0
+    attempt = replace_attempt(
+        database,
+        prepared.attempt,
+        RunState.ERROR,
+        error=failure.message,
+        error_traceback=failure.traceback,
+        first_batch=first_batch,
+        resumed_from=checkpoint.uuid if checkpoint else None,
+    )
+    if attempt is None:
+        return None
+    rewind(database, trial.id, first_batch)
+    prepared.folder.attempt(attempt.number).mkdir(parents=True, exist_ok=True)
+    return dataclasses.replace(prepared, attempt=attempt, checkpoint=checkpoint, warnings=warnings)
 
 
 def source_warnings(experiment: ExperimentRow) -> list[str]:

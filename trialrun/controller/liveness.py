@@ -13,6 +13,7 @@ from pathlib import Path
 from trialrun._errors import RunConflictError
 from trialrun.controller.bookkeeping import (
     AttemptRow,
+    CheckpointState,
     Database,
     ExperimentRow,
     RunState,
@@ -118,9 +119,14 @@ def pause_experiment(database: Database, experiment_id: int, wait: bool = True) 
         RunConflictError: It does not run.
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
-    attempt = _running_attempt(database, experiment, trial)
-    request_stop(database, attempt.id)
-    while wait and running_attempts(database, trial_id=trial.id):
+    _running_attempt(database, experiment, trial)
+    # Again and again: the one that was asked may have failed just before, and been restarted.
+    while running := running_attempts(database, trial_id=trial.id):
+        if running[0].stop_requested is None:
+            request_stop(database, running[0].id)
+            continue
+        if not wait:
+            break
         time.sleep(_POLL_SECONDS)
         bury_dead_attempts(database)
     return get_trial(database, trial.id)
@@ -164,7 +170,9 @@ def kill_experiment(database: Database, experiment_id: int) -> TrialRow:
             "with ps, and end it by hand."
         )
     try:
-        finish_attempt(database, attempt.id, RunState.KILLED, error="Killed on request.")
+        # Which may be another one by now, where the first was just being restarted.
+        for last in running_attempts(database, trial_id=trial.id):
+            finish_attempt(database, last.id, RunState.KILLED, error="Killed on request.")
         clear_leftovers(database, experiment, trial)
     finally:
         lock.release()
@@ -201,6 +209,10 @@ def bury(database: Database, experiment: ExperimentRow, trial: TrialRow) -> list
 
 
 def clear_leftovers(database: Database, experiment: ExperimentRow, trial: TrialRow) -> None:
-    """Deletes checkpoint folders that are not on record; the caller holds the trial's lock."""
-    recorded = [row.uuid for row in checkpoints_of_trial(database, trial.id)]
+    """Deletes checkpoint folders that no record wants; the caller holds the trial's lock.
+
+    Those are what a killed process was still writing, or had not deleted yet.
+    """
+    rows = checkpoints_of_trial(database, trial.id)
+    recorded = [row.uuid for row in rows if row.state is not CheckpointState.DELETED]
     remove_leftovers(TrialFolder.of(experiment, trial).checkpoints, recorded)

@@ -16,7 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from trialrun._errors import BookkeepingError
-from trialrun.controller.checkpoints.manifest import flush_folder
+from trialrun.controller.checkpoints.manifest import flush_folder, make_durable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class OrderArrays:
         return True
 
     def _write(self, name: str, array: NDArray[Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_durable_folder(self._folder)
         # The same name in every attempt, so that a killed one leaves nothing for ever.
         partial = self._folder / f".partial-{self._writer}-{name}"
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trialrun._errors import ConfigurationError, TrialrunError
-from trialrun.controller.checkpoints.manifest import flush_folder
+from trialrun.controller.checkpoints.manifest import flush_folder, flush_tree, make_durable_folder
 
 
 def require_free(folder: Path) -> None:
@@ -42,9 +42,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
     aside = folder.parent / f".partial-{folder.name}-{uuid.uuid4().hex[:8]}"
     try:
         try:
-            aside.mkdir(parents=True)
+            make_durable_folder(folder.parent)
+            aside.mkdir()
             yield aside
-            flush_folder(aside)
+            flush_tree(aside)
             # Over an empty folder, never over one that somebody has filled meanwhile.
             aside.rename(folder)
             flush_folder(folder.parent)

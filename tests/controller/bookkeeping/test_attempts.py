@@ -20,6 +20,7 @@ from trialrun.controller.bookkeeping import (
     get_attempt,
     get_trial,
     log_files_of_trial,
+    replace_attempt,
     request_stop,
     running_attempts,
 )
@@ -146,3 +147,48 @@ def test_log_files_are_listed_by_attempt_and_process(
         add_log_file(database, row.id, process=process, path=path)
     paths = [row.path for row in log_files_of_trial(database, attempt.trial_id)]
     assert paths == ["/logs/1-0.log", "/logs/1-1.log", "/logs/2-0.log"]
+
+
+def replace(database: Database, attempt: AttemptRow) -> AttemptRow | None:
+    return replace_attempt(
+        database,
+        attempt,
+        RunState.ERROR,
+        error="Process 1 was killed.",
+        error_traceback=None,
+        first_batch=8,
+        resumed_from="1" * 36,
+    )
+
+
+def test_an_attempt_is_replaced_while_its_trial_runs_on(
+    database: Database, trial: TrialRow
+) -> None:
+    first = new_attempt(database, trial.id)
+    second = replace(database, first)
+    assert second is not None
+    assert (second.number, second.first_batch, second.resumed_from) == (2, 8, "1" * 36)
+    assert (second.hostname, second.pid, second.num_processes) == ("here", 1, 1)
+    assert second.stop_requested is None
+    ended = get_attempt(database, first.id)
+    assert (ended.state, ended.error) == (RunState.ERROR, "Process 1 was killed.")
+    assert ended.ended_at == second.started_at
+    assert [row.id for row in running_attempts(database)] == [second.id]
+    running = get_trial(database, trial.id)
+    assert (running.state, running.ended_at) == (RunState.RUNNING, None)
+
+
+def test_an_attempt_that_was_asked_to_stop_is_not_replaced(
+    database: Database, trial: TrialRow
+) -> None:
+    attempt = new_attempt(database, trial.id)
+    assert request_stop(database, attempt.id)
+    assert replace(database, attempt) is None
+    assert [row.id for row in running_attempts(database)] == [attempt.id]
+
+
+def test_an_attempt_that_has_ended_is_not_replaced(database: Database, trial: TrialRow) -> None:
+    attempt = new_attempt(database, trial.id)
+    assert finish_attempt(database, attempt.id, RunState.KILLED)
+    assert replace(database, attempt) is None
+    assert [row.state for row in attempts_of_trial(database, trial.id)] == [RunState.KILLED]

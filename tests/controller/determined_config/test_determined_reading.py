@@ -95,6 +95,7 @@ def test_several_slots_with_everything_that_a_cluster_wants_to_know() -> None:
             "step_zero_validation": True,
             "aggregation_frequency": 2,
             "seed": 1717,
+            "max_restarts": 3,
         }
     )
     assert [keys for keys, _ in reading.remarks] == [
@@ -102,7 +103,6 @@ def test_several_slots_with_everything_that_a_cluster_wants_to_know() -> None:
         "resources.resource_pool",
         "resources.shm_size, bind_mounts, environment.image",
         "checkpoint_storage.type, checkpoint_storage.host_path",
-        "max_restarts",
         "records_per_epoch",
         "environment.environment_variables",
     ]
@@ -181,6 +181,7 @@ TRANSLATED: list[tuple[str, Any, str, Any]] = [
     ("checkpoint_storage.save_trial_latest", 0, "checkpoint_gc.save_trial_latest", 1),
     ("optimizations.aggregation_frequency", 4, "aggregation_frequency", 4),
     ("reproducibility.experiment_seed", 42, "seed", 42),
+    ("max_restarts", 2, "max_restarts", 2),
 ]
 
 

@@ -13,6 +13,7 @@ from trialrun.controller.bookkeeping.attempts import (
     finish_attempt,
     get_attempt,
     log_files_of_trial,
+    replace_attempt,
     request_stop,
     running_attempts,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "list_experiments",
     "log_files_of_trial",
     "mark_checkpoint",
+    "replace_attempt",
     "reports_of_trial",
     "request_stop",
     "rewind",

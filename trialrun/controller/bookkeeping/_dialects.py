@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from pathlib import Path
@@ -9,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, Table, create_engine, event, text
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from trialrun._errors import BookkeepingError
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
+logger = logging.getLogger(__name__)
+
 DIALECTS = ("postgresql", "sqlite")
 
-LOCK_TIMEOUT_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 120.0
 """How long a statement waits for another writer before it fails."""
 
 WRITES = "trialrun_writes"
 """The execution option of a connection that says whether its next transaction may write."""
 
+_NOTICE_SECONDS = 2.0  # after which a transaction that waits for another writer says so
+_OWN_TIMEOUT = "trialrun_own_timeout"  # of a connection for which ``set_lock_timeout`` was called
 _RETRY_SECONDS = 0.05
 _MIGRATION_LOCK = 0x7472_6961_6C72  # any number that no other program locks: "trialr"
 
@@ -100,6 +105,7 @@ def set_lock_timeout(connection: Connection, seconds: float) -> None:
     """Sets how long the statements of one connection wait for another writer."""
     milliseconds = round(seconds * 1000)
     if connection.dialect.name == "sqlite":
+        connection.info[_OWN_TIMEOUT] = True
         _run_outside_transaction(connection, f"PRAGMA busy_timeout={milliseconds}")
     else:
         with connection.begin():
@@ -168,16 +174,43 @@ def _new_sqlite_engine(url: URL) -> Engine:
         # IMMEDIATE waits its turn to write at the start. A transaction that starts by reading and
         # then writes fails at once, without waiting, if another wrote in between.
         writes = connection.get_execution_options().get(WRITES, True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if not writes:
+            connection.exec_driver_sql("BEGIN")
+        elif connection.info.get(_OWN_TIMEOUT):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            _begin_patiently(connection)
 
     return engine
 
 
+def _begin_patiently(connection: Connection) -> None:
+    """Waits for another writer, and after a while says so."""
+    for seconds in (_NOTICE_SECONDS, LOCK_TIMEOUT_SECONDS):
+        # No parameter is taken here; and SQLAlchemy would begin a transaction first.
+        driver_connection = _driver_connection(connection)
+        driver_connection.execute(f"PRAGMA busy_timeout={round(seconds * 1000)}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        except OperationalError as error:
+            if "locked" not in str(error) or seconds == LOCK_TIMEOUT_SECONDS:
+                raise
+            logger.warning(
+                "Waiting for the database %s, to which another process is writing.",
+                connection.engine.url.database,
+            )
+
+
 def _run_outside_transaction(connection: Connection, pragma: str) -> None:
     # SQLAlchemy begins a transaction before each statement, and these have no effect inside one.
-    driver_connection = connection.connection.driver_connection
-    assert isinstance(driver_connection, sqlite3.Connection)
     try:
-        driver_connection.execute(pragma)
+        _driver_connection(connection).execute(pragma)
     except sqlite3.Error as error:
         raise DatabaseError(pragma, None, error) from error
+
+
+def _driver_connection(connection: Connection) -> sqlite3.Connection:
+    driver_connection = connection.connection.driver_connection
+    assert isinstance(driver_connection, sqlite3.Connection)
+    return driver_connection

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from trialrun._errors import BookkeepingError
 from trialrun.controller.bookkeeping.database import Database
@@ -69,10 +70,70 @@ def claim_trial(
             resumed_from=resumed_from,
             started_at=now,
         )
-        session.add(attempt)
-        session.flush()
-        session.refresh(attempt)
-        return attempt
+        return _added(session, attempt)
+
+
+def replace_attempt(
+    database: Database,
+    attempt: AttemptRow,
+    state: RunState,
+    *,
+    error: str,
+    error_traceback: str | None,
+    first_batch: int,
+    resumed_from: str | None,
+) -> AttemptRow | None:
+    """Ends a running attempt and begins the trial's next one, by the same process, in one moment.
+
+    So nobody sees a trial that does not run, and a stop request goes to the one or to the other.
+
+    Args:
+        database: Where the attempt is recorded.
+        attempt: The one that has failed.
+        state: Its end; not RUNNING.
+        error: What went wrong, for people: one line.
+        error_traceback: Where it went wrong.
+        first_batch: Batches completed at the start of the next one.
+        resumed_from: Uuid of the checkpoint that the next one starts from.
+
+    Returns:
+        The next attempt; None, and nothing is changed, where the attempt was asked to stop or has
+        ended already.
+    """
+    now = datetime.now(UTC)
+    end_attempt = (
+        update(AttemptRow)
+        .where(
+            AttemptRow.id == attempt.id,
+            AttemptRow.state == RunState.RUNNING,
+            AttemptRow.stop_requested.is_(None),
+        )
+        .values(state=state, error=error, error_traceback=error_traceback, ended_at=now)
+        .returning(AttemptRow.id)
+    )
+    with database.session() as session:
+        if session.scalar(end_attempt) is None:
+            return None
+        following = AttemptRow(
+            trial_id=attempt.trial_id,
+            number=attempt.number + 1,
+            state=RunState.RUNNING,
+            hostname=attempt.hostname,
+            pid=attempt.pid,
+            num_processes=attempt.num_processes,
+            first_batch=first_batch,
+            resumed_from=resumed_from,
+            started_at=now,
+        )
+        return _added(session, following)
+
+
+def _added(session: Session, attempt: AttemptRow) -> AttemptRow:
+    """Adds a row and returns it with all its columns, readable after the session."""
+    session.add(attempt)
+    session.flush()
+    session.refresh(attempt)
+    return attempt
 
 
 def finish_attempt(

@@ -32,6 +32,8 @@ _POLL_SECONDS = 0.5  # between looks for a stop request
 _RETRY_SECONDS = 0.25  # between tries while the database cannot be written
 # Shorter than elsewhere: while another process writes, stop requests can still be read.
 _LOCK_TIMEOUT_SECONDS = 1.0
+# For a database that another program has locked: what was trained meanwhile is worth the wait.
+_CLOSE_SECONDS = 600.0
 _ABANDON_SECONDS = 5.0  # for the thread to see that close() has given up
 
 
@@ -241,6 +243,11 @@ class Recorder:
 
     # Waiting for the disk.
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the last try to write failed, such as on a locked database."""
+        return self._failure is not None
+
     def flush(self, timeout_seconds: float = 60.0) -> None:
         """Waits until everything queued so far is on disk.
 
@@ -262,7 +269,7 @@ class Recorder:
                     f"{self._reason()} They are kept, and tried again."
                 )
 
-    def close(self, timeout_seconds: float = 60.0) -> None:
+    def close(self, timeout_seconds: float = _CLOSE_SECONDS) -> None:
         """Writes everything queued and ends the thread; later calls do nothing.
 
         Args:

@@ -16,11 +16,11 @@ def partial_folder(parent: Path, identifier: str) -> Path:
 
 
 def remove_leftovers(folder: Path, recorded: Iterable[str]) -> list[str]:
-    """Deletes folders that no record knows: what a killed process was still writing.
+    """Deletes folders that no record wants: what a killed process was writing or deleting.
 
     Args:
         folder: The checkpoints of one trial, none of which is being written now.
-        recorded: The UUIDs on record.
+        recorded: The UUIDs of those that stay.
 
     Returns:
         The names of the deleted folders.

@@ -39,6 +39,26 @@ def flush_folder(folder: Path) -> None:
     _flush(folder)
 
 
+def flush_tree(folder: Path) -> None:
+    """Makes a folder durable with all that is in it."""
+    for path in folder.rglob("*"):
+        _flush(path)
+    _flush(folder)
+
+
+def make_durable_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless they are there; then they survive a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _flush(path.parent)
+
+
+def flush_file(path: Path) -> None:
+    """Makes the bytes of a file durable."""
+    _flush(path)
+
+
 def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
     """Compares the files of a checkpoint with what was recorded about them.
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from trialrun._errors import BookkeepingError
 from trialrun.controller.bookkeeping import (
     CheckpointRow,
     CheckpointState,
@@ -19,6 +20,8 @@ from trialrun.controller.checkpoints.store import StoredCheckpoint
 from trialrun.controller.config import ExperimentConfig
 
 logger = logging.getLogger(__name__)
+
+_RECORD_SECONDS = 5.0  # for a record to be on the disk, where the database is not locked
 
 
 class CheckpointKeeper:
@@ -50,14 +53,27 @@ class CheckpointKeeper:
             files=checkpoint.files,
             metrics=checkpoint.metrics,
         )
-        self._recorder.flush()
+        try:
+            # Nobody waits again for a database that cannot be written anyway.
+            self._recorder.flush(0.0 if self._recorder.is_held_up else _RECORD_SECONDS)
+            self._delete_superfluous()
+        except BookkeepingError as error:
+            # The record comes when it can be written. Until then a resume would take an older
+            # checkpoint, and none of those is deleted.
+            logger.warning(
+                "The checkpoint of batch %d is whole, and will be on record later: %s",
+                checkpoint.batches,
+                error,
+            )
+
+    def _delete_superfluous(self) -> None:
         rows = checkpoints_of_trial(self._database, self._trial_id, state=CheckpointState.COMPLETED)
         kept = {row.uuid for row in self.to_keep(rows)}
         for row in rows:
             if row.uuid not in kept:
                 # The record first: a recorded checkpoint must not lose its files.
                 self._recorder.checkpoint_state(row.uuid, CheckpointState.DELETED)
-                self._recorder.flush()
+                self._recorder.flush(_RECORD_SECONDS)
                 try:
                     delete_files(Path(row.path))
                 except OSError as error:

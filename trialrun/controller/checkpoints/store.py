@@ -18,7 +18,12 @@ from typing import Any
 from trialrun.controller.checkpoints.contents import CheckpointContents, write_contents
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.checkpoints.folders import partial_folder
-from trialrun.controller.checkpoints.manifest import Manifest, flush_folder, make_manifest
+from trialrun.controller.checkpoints.manifest import (
+    Manifest,
+    flush_folder,
+    make_durable_folder,
+    make_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +158,7 @@ class CheckpointStore:
         partial: Path,
         on_written: Callable[[Path], None] | None,
     ) -> StoredCheckpoint:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_durable_folder(self._folder)
         partial.mkdir()
         state = contents.state
         checksum = digest(

@@ -157,12 +157,7 @@ KEYS: tuple[Key, ...] = (
         "optimizations.grad_updates_size_file",
     ),
     _renamed("reproducibility.experiment_seed", "seed"),
-    Key(
-        name="max_restarts",
-        instead="A trial that fails is not started again by itself. Go on from its newest "
-        "checkpoint with trialrun resume.",
-        asks_for_nothing=(0,),
-    ),
+    _renamed("max_restarts", "max_restarts", 5),
     *_no_meaning(
         "The length of an epoch is taken from the trial's own training data, as Determined's "
         "PyTorchTrial takes it.",

@@ -140,6 +140,7 @@ class Evaluator:
             if agrees:
                 self._agreement.begin()
             batches += [self._evaluate_piece(*piece) for piece in pieces]
+            self._execution.on_progress()
             if agrees and self._agreement.settle()[Event.STOP]:
                 return None
         return batches

@@ -93,6 +93,8 @@ class Execution(Engine):
     """The buffers of all wrapped models."""
     reducers: SlotReducers
     """What the wrapped reducers have collected."""
+    on_progress: Callable[[], None]
+    """Called after each batch and each validation batch of this process."""
     acting_slot: int | None
     """The slot that evaluates a batch or builds a loader; None while slots train."""
     slot_state: SingleSlotState | FoldedSlotState
@@ -122,6 +124,7 @@ class Execution(Engine):
         self._device = device
         self.construction = None
         self.before_trial = None
+        self.on_progress = lambda: None
         self.acting_slot = None
         self._evaluating_method: str | None = None
         self._is_loaded = False
@@ -323,6 +326,7 @@ class Execution(Engine):
         self._batches_completed = batch_idx + 1
         if self._context.profiler is not None:
             self._context.profiler.step()
+        self.on_progress()
 
     def on_device(self, batch: Any) -> Any:
         """Returns the batch where the trial wants to find it."""

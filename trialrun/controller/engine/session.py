@@ -371,6 +371,7 @@ def open_session(
     journal: Journal | None,
     sink: CheckpointWriter | None,
     max_validation_rounds: int | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> TrialSession:
     """Imports the user's file, builds the trial in it, and returns it ready to train.
 
@@ -382,6 +383,7 @@ def open_session(
         journal: Where the chief writes down what happens; None elsewhere.
         sink: Where the chief hands checkpoints; None elsewhere.
         max_validation_rounds: Batches that each slot evaluates at most; None: all.
+        on_progress: Called after each batch and each validation batch.
 
     Raises:
         TrialrunError: The trial breaks a rule, or the checkpoint does not fit it.
@@ -391,6 +393,7 @@ def open_session(
     runtime = Runtime(
         spec.settings(), collectives=collectives, device=device, stop_request=stop_request
     )
+    runtime.execution.on_progress = on_progress
     if contents is not None:
         runtime.execution.begin_at(contents.state["batches"])
     # What is drawn while the file is imported, which happens once in a process, changes nothing.

@@ -8,6 +8,8 @@ result, for what it is: the agent would wait for that result for ever.
 from __future__ import annotations
 
 import os
+import signal
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +28,11 @@ from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.launcher.api import LaunchConfig
 
+from trialrun._errors import TrialrunError
 from trialrun.controller.launch.server import START_METHOD
 
 _MONITOR_SECONDS = 0.1
+_END_SECONDS = 30.0
 
 ExitCodes = dict[int, int]
 """For each process that has ended its exit code, or minus the signal; the first to end first."""
@@ -43,6 +47,8 @@ class Agent(LocalElasticAgent):
         num_processes: P.
         log_folder: Where the agent keeps its files.
         on_loss: Called once, when processes have ended before all were done.
+        is_hung: Asked again and again whether nothing goes on any more.
+        on_hang: Called once, with the process ids, when that is so; then they are killed.
     """
 
     exit_codes: ExitCodes
@@ -56,6 +62,8 @@ class Agent(LocalElasticAgent):
         num_processes: int,
         log_folder: Path,
         on_loss: Callable[[ExitCodes], None],
+        is_hung: Callable[[], bool],
+        on_hang: Callable[[list[int]], None],
     ) -> None:
         config = LaunchConfig(
             min_nodes=1,
@@ -87,9 +95,19 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, config.logs_specs, start_method=START_METHOD)
         self.exit_codes = {}
         self._on_loss = on_loss
+        self._is_hung = is_hung
+        self._on_hang = on_hang
+        self._was_hung = False
+        self._pids: list[int] = []
 
     def run_all(self) -> dict[int, Any] | None:
-        """Returns what the function returned in each process; None when a process has failed."""
+        """Returns what the function returned in each process; None when a process has failed.
+
+        None of them lives when this returns.
+
+        Raises:
+            TrialrunError: A process cannot even be killed.
+        """
         # The agent reads there which signals it shall take; none: those of ``Interruptions`` stay.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
         try:
@@ -97,12 +115,20 @@ class Agent(LocalElasticAgent):
         finally:
             self._rdzv_handler.shutdown()
         if result.is_failed():
+            for pid in self._pids:
+                _end(pid)
             return None
         return_values: dict[int, Any] = result.return_values
         return return_values
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Called by the agent again and again; one that finds a failure ends all processes."""
+        self._pids = list(self._processes().pids().values())
+        if not self.exit_codes and not self._was_hung and self._is_hung():
+            self._was_hung = True
+            self._on_hang(self._pids)
+            for pid in self._pids:
+                _kill(pid)
         was_lost = bool(self.exit_codes)
         self._note_exit_codes()
         if self.exit_codes and not was_lost:
@@ -116,11 +142,37 @@ class Agent(LocalElasticAgent):
 
     def _note_exit_codes(self) -> None:
         # Only its list of processes tells how each has ended; the agent tells of one.
-        context = self._pcontext
-        assert isinstance(context, MultiprocessContext) and context._pc is not None
-        for rank, process in enumerate(context._pc.processes):
+        context = self._processes()._pc
+        assert context is not None
+        for rank, process in enumerate(context.processes):
             if process.exitcode is not None:
                 self.exit_codes.setdefault(rank, process.exitcode)
+
+    def _processes(self) -> MultiprocessContext:
+        context = self._pcontext
+        assert isinstance(context, MultiprocessContext)
+        return context
+
+
+def _kill(pid: int) -> bool:
+    """Returns whether there was something to kill."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(pid: int) -> None:
+    """Ends a process for sure: where the server was lost, the agent does not see it any more."""
+    deadline = time.monotonic() + _END_SECONDS
+    while _kill(pid):
+        if time.monotonic() > deadline:
+            raise TrialrunError(
+                f"Process {pid} does not end, though it was killed: it waits for a device or a "
+                "disk. When that is mended, resume the trial."
+            )
+        time.sleep(_MONITOR_SECONDS)
 
 
 def _affinity(config: LaunchConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from importlib.machinery import PathFinder
@@ -13,6 +14,12 @@ from trialrun.controller.engine.determinism import named_operation
 from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.launch.failures import Failure, FailureKind
+
+# What torch says when one was killed, such as for want of memory, or has called os._exit.
+_LOST_LOADER_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))?[\d, ]+\) "
+    r"(is killed by signal: [\w ]+|exited unexpectedly[\w ]*)"
+)
 
 
 def explain(
@@ -34,7 +41,12 @@ def explain(
     else:
         cause = error
     cause = named_operation(cause)
-    if isinstance(cause, PeerLostError):
+    lost_worker = _LOST_LOADER_WORKER.search(str(cause))
+    # A signal handler of torch raises it wherever the process is, such as while it waits for peers.
+    if isinstance(cause, RuntimeError | PeerLostError) and lost_worker:
+        kind, trace = FailureKind.LOST, None
+        message = f"Process {process} lost a loader worker {place}: {lost_worker[0]}."
+    elif isinstance(cause, PeerLostError):
         kind, message, trace = FailureKind.PEER_LOST, str(cause), None
     elif isinstance(cause, TrialrunError):
         kind, message, trace = FailureKind.RULE, str(cause), None
@@ -46,13 +58,22 @@ def explain(
         kind = FailureKind.USER_CODE
         message = f"{type(cause).__name__} {place}: {cause}{_namesake(cause, user_folder)}"
         if isinstance(cause, SystemExit):
+            # Meant, so nothing to try again.
+            kind = FailureKind.RULE
             argument = "" if cause.code is None else repr(cause.code)
             message = (
                 f"The trial called sys.exit({argument}) {place}. To end it, call "
                 "context.set_stop_requested(True), or raise an exception."
             )
         trace = _traceback(cause, user_folder)
-    return Failure(kind=kind, message=message, traceback=trace, process=process)
+    return Failure(
+        kind=kind,
+        message=message,
+        traceback=trace,
+        process=process,
+        batches=batches,
+        error=type(cause).__name__,
+    )
 
 
 def _namesake(error: BaseException, user_folder: Path | None) -> str:

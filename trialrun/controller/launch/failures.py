@@ -18,18 +18,32 @@ class FailureKind(enum.Enum):
     """The trial's code raised an exception; the traceback is the user's."""
     PEER_LOST = "peer lost"
     """Another process of the attempt is gone: a consequence, not a cause."""
-    INTERNAL = "internal"
-    """trialrun itself failed."""
+    LOST = "lost"
+    """A process ended without a word: killed, out of memory, ``os._exit``."""
+    HUNG = "hung"
+    """Nothing went on for too long, and the processes were ended for it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why one process failed."""
+    """Why one process failed.
+
+    Args:
+        kind: Whose failure it was.
+        message: One sentence for people.
+        traceback: Of the user's code, where there is one.
+        process: Which process.
+        batches: Batches completed; None while the trial was set up, or where nobody knows.
+        error: The name of the exception's class, where there was one.
+        failed_at: When, in seconds since the epoch.
+    """
 
     kind: FailureKind
     message: str
     traceback: str | None
     process: int
+    batches: int | None = None
+    error: str | None = None
     failed_at: float = dataclasses.field(default_factory=time.time)
 
     @property

@@ -11,7 +11,12 @@ import torch
 import torch.distributed as dist
 
 from trialrun._errors import ConfigurationError
-from trialrun.controller.engine.parallel.collectives import Collectives, ProcessGroup, SingleProcess
+from trialrun.controller.engine.parallel.collectives import (
+    Collectives,
+    ProcessGroup,
+    SingleProcess,
+)
+from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.launch.place import Place
 
 # A launcher notices processes that have ended. One that only waits, as for a slow disk, is none of
@@ -32,6 +37,7 @@ def join(
 
     Raises:
         ConfigurationError: The others do not come.
+        PeerLostError: One of them was lost meanwhile.
     """
     if place.size == 1:
         return SingleProcess()
@@ -41,15 +47,20 @@ def join(
     is_cuda = device.type == "cuda"
     # Without a store torch finds its own by the variables that the launcher has set.
     store = None if place.address is None else _meet(place, place.address, timeout)
-    dist.init_process_group(
-        "nccl" if is_cuda else "gloo",
-        store=store,
-        rank=-1 if store is None else place.rank,
-        world_size=-1 if store is None else place.size,
-        device_id=device if is_cuda else None,
-        timeout=_COLLECTIVE_TIMEOUT,
-    )
-    return ProcessGroup(device)
+    try:
+        dist.init_process_group(
+            "nccl" if is_cuda else "gloo",
+            store=store,
+            rank=-1 if store is None else place.rank,
+            world_size=-1 if store is None else place.size,
+            device_id=device if is_cuda else None,
+            timeout=_COLLECTIVE_TIMEOUT,
+        )
+        return ProcessGroup(device)
+    except (RuntimeError, OSError) as error:  # one was lost meanwhile: torch has many words for it
+        raise PeerLostError(
+            f"Process {place.rank} of {place.size} could not join the others: {_first_line(error)}."
+        ) from error
 
 
 def leave(collectives: Collectives, *, has_joined: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from trialrun._errors import CheckpointError
 from trialrun.controller.bookkeeping import Database, Recorder, get_attempt
 from trialrun.controller.checkpoints.retention import CheckpointKeeper
-from trialrun.controller.checkpoints.store import CheckpointStore
+from trialrun.controller.checkpoints.store import CheckpointStore, StoredCheckpoint
 from trialrun.controller.config import ExperimentConfig
 from trialrun.controller.engine.session import TrialSession
 from trialrun.controller.engine.stopping import StopRequest
@@ -61,7 +61,10 @@ class AttemptRecords:
 
 @contextlib.contextmanager
 def recorded(
-    recording: Recording, config: ExperimentConfig, stop_request: StopRequest
+    recording: Recording,
+    config: ExperimentConfig,
+    stop_request: StopRequest,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Iterator[AttemptRecords]:
     """Records an attempt; when the block ends, however it ends, all of it is on the disk.
 
@@ -69,6 +72,7 @@ def recorded(
         recording: Where.
         config: Which checkpoints stay.
         stop_request: Set when somebody asks the attempt to stop.
+        on_progress: Called, on another thread, when a checkpoint is on the disk.
 
     Raises:
         CheckpointError: The last checkpoint could not be written.
@@ -78,7 +82,12 @@ def recorded(
     attempt = get_attempt(database, recording.attempt_id)
     with Recorder(database, attempt, on_stop=lambda _: stop_request.set()) as recorder:
         keeper = CheckpointKeeper(database, attempt.trial_id, recorder, config)
-        store = CheckpointStore(recording.checkpoints, keeper.stored)
+
+        def stored(checkpoint: StoredCheckpoint) -> None:
+            on_progress()
+            keeper.stored(checkpoint)
+
+        store = CheckpointStore(recording.checkpoints, stored)
         try:
             yield AttemptRecords(
                 recorder=recorder,

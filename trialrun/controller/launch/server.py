@@ -16,6 +16,8 @@ from multiprocessing import forkserver
 
 START_METHOD = "forkserver"
 
+_NO_TRACKER_WARNINGS = "ignore:resource_tracker:UserWarning"
+
 SAFE_PATH = "PYTHONSAFEPATH"
 """Where it says anything, Python does not search the current folder for modules."""
 SAFE_PATH_OF_SERVER = "while the server of trialrun starts"
@@ -39,7 +41,8 @@ _PRELOADED = [
 def start_server() -> None:
     """Starts the server, unless it runs, and returns at once."""
     # Whatever is killed leaves semaphores behind. They are cleaned up; nobody needs to hear of it.
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    if _NO_TRACKER_WARNINGS not in sys.warnoptions:
+        sys.warnoptions.append(_NO_TRACKER_WARNINGS)
     multiprocessing.set_forkserver_preload(_PRELOADED)
     with _environment():
         forkserver.ensure_running()

@@ -33,21 +33,28 @@ class AttemptEnd(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttemptResult:
-    """How an attempt ended, and why where it failed."""
+    """How an attempt ended, and why where it failed.
+
+    Args:
+        end: How.
+        failure: Why, where it failed.
+        batches: Batches completed when it failed; None while the trial was set up.
+    """
 
     end: AttemptEnd
     failure: Failure | None = None
+    batches: int | None = None
 
 
 class Interruptions:
-    """What a person or the system asks of a running attempt by signals.
+    """What a person or the system asks of a running trial by signals.
 
     Ctrl-C, SIGTERM or SIGHUP once: stop at the next batch boundary. Ctrl-C twice: stop now.
 
     Args:
         on_stop: Called once, on the watching thread, at the first request.
         on_kill: Called once, on the watching thread, at the second Ctrl-C; it must not return.
-        on_tick: Called again and again while the attempt runs.
+        on_tick: Called again and again meanwhile.
     """
 
     def __init__(
@@ -108,22 +115,31 @@ class Interruptions:
             logger.warning("Nothing more is shown: %s: %s", type(error).__name__, error)
 
 
-def supervise(assignment: Assignment, interruptions: Interruptions, bell: Bell) -> AttemptResult:
+def supervise(
+    assignment: Assignment, bell: Bell, hang_timeout_seconds: float | None = None
+) -> AttemptResult:
     """Starts the processes of an attempt under torch's elastic agent and waits for their end.
+
+    None of them lives when this returns.
 
     Args:
         assignment: What every process gets.
-        interruptions: What may stop them.
         bell: It goes dead when a process is lost, as the others can do nothing without that.
+        hang_timeout_seconds: After how long without progress they are ended; None: never.
+
+    Raises:
+        TrialrunError: A process does not end, not even when it is killed.
     """
-    with interruptions.watched():
-        outcomes = run_processes(
-            train_process,
-            assignment,
-            num_processes=assignment.num_processes,
-            folder=assignment.attempt_folder,
-            bell=bell,
-        )
+    outcomes = run_processes(
+        train_process,
+        assignment,
+        num_processes=assignment.num_processes,
+        folder=assignment.attempt_folder,
+        bell=bell,
+        heartbeats=assignment.heartbeats,
+        hang_timeout_seconds=hang_timeout_seconds,
+    )
     if isinstance(outcomes, Failure):
-        return AttemptResult(end=AttemptEnd.FAILED, failure=outcomes)
+        batches = assignment.heartbeats.batches
+        return AttemptResult(end=AttemptEnd.FAILED, failure=outcomes, batches=batches)
     return AttemptResult(end=AttemptEnd[outcomes[0]])

@@ -24,6 +24,8 @@ from trialrun.controller.launch.bell import BellListener
 from trialrun.controller.launch.child import listen, log_file, redirect_output
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
+from trialrun.controller.launch.hanging import tell_stacks
+from trialrun.controller.launch.heartbeats import Heartbeats
 from trialrun.controller.launch.joining import join, leave
 from trialrun.controller.launch.lock import TrialLock
 from trialrun.controller.launch.place import Place
@@ -43,6 +45,7 @@ class Assignment:
         recording: Where the chief records; None for a rehearsal, which leaves no records.
         lock: Held as long as any process lives; None for a rehearsal.
         bell: Rings when the supervisor wants a stop; goes dead with it, or with another process.
+        heartbeats: Where each process says that it goes on.
     """
 
     spec: TrialSpec
@@ -51,6 +54,7 @@ class Assignment:
     recording: Recording | None
     lock: TrialLock | None
     bell: BellListener
+    heartbeats: Heartbeats
 
 
 def train_process(assignment: Assignment) -> str:
@@ -65,6 +69,7 @@ def train_process(assignment: Assignment) -> str:
     """
     place = Place.from_environment()  # set by the agent
     redirect_output(log_file(assignment.attempt_folder, place.rank))
+    tell_stacks()
     stop_request = StopRequest()
     _hear_signals(stop_request)
     if assignment.lock is not None:
@@ -113,7 +118,8 @@ class _Process:
         return outcome
 
     def _train_as_chief(self, collectives: Collectives, recording: Recording) -> Outcome:
-        with recorded(recording, self._assignment.spec.config, self._stop_request) as records:
+        config = self._assignment.spec.config
+        with recorded(recording, config, self._stop_request, self._beat) as records:
             self._store = records.store
             try:
                 session = self._new_session(collectives, records)
@@ -132,11 +138,18 @@ class _Process:
             stop_request=self._stop_request,
             journal=records.recorder if records else None,
             sink=records.store if records else None,
+            on_progress=self._beat,
         )
 
     def _run(self, session: TrialSession) -> Outcome:
         self._session = session
+        self._beat()
         return session.run()
+
+    def _beat(self) -> None:
+        if self._session is not None:
+            batches = self._session.batches_completed
+            self._assignment.heartbeats.beat(self._place.rank, batches)
 
     def end(self) -> None:
         """Ends this process while it computes; a checkpoint that is being written is finished."""

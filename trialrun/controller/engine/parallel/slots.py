@@ -196,7 +196,12 @@ class FoldedSlots(Slots):
     def _start_threads(self) -> None:
         # Not before the first batch: a trial that is refused while it is set up leaves none behind.
         self._threads = [
-            threading.Thread(target=self._serve, args=(index,), name=f"slot-{slot}", daemon=True)
+            threading.Thread(
+                target=_named(f"slot_{slot}", self._serve),
+                args=(index,),
+                name=f"slot-{slot}",
+                daemon=True,
+            )
             for index, slot in enumerate(self.numbers)
         ]
         for thread in self._threads:
@@ -261,6 +266,16 @@ class FoldedSlots(Slots):
         if list(by_label) == [label]:
             return
         raise unequal_steps(by_label)
+
+
+def _named(name: str, function: Callable[[int], None]) -> Callable[[int], None]:
+    """Returns a function that every stack shows by this name, also one that C code writes."""
+
+    def run(index: int) -> None:
+        function(index)
+
+    run.__code__ = run.__code__.replace(co_name=name)
+    return run
 
 
 def thread_preparation(device: torch.device, num_threads: int) -> Callable[[], None]:
