@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from trialrun._errors import InvalidTrialError
+from trialrun._errors import UnknownBatchLengthError
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,12 @@ def data_length(data: Any) -> int:
             without any may have lists as columns, such as texts.
 
     Raises:
-        InvalidTrialError: No tensor, array or column is found.
+        UnknownBatchLengthError: No tensor, array or column is found. It is an
+            ``InvalidTrialError``, a ``TypeError`` and a ``ValueError``.
     """
     length = _length(data)
     if length is None:
-        raise InvalidTrialError(
+        raise UnknownBatchLengthError(
             f"The number of records in a batch of type {type(data).__name__} is unknown. Override "
             "get_batch_length(batch) in the trial."
         )

@@ -26,6 +26,10 @@ class InvalidDataLoaderError(InvalidTrialError, ValueError):
     """The arguments of a DataLoader do not go together, or its samplers do not fit."""
 
 
+class UnknownBatchLengthError(InvalidTrialError, TypeError, ValueError):
+    """A batch does not show how many records it holds."""
+
+
 class InvalidMetricError(TrialrunError):
     """A metric is not what it was promised to be: not a number, or under another name."""
 

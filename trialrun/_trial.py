@@ -171,6 +171,15 @@ class Trial(abc.ABC):
 
         return data_length(batch)
 
+    def _as_metrics(self, returned: Any, source: str) -> Any:
+        """Returns the metrics in what a method returned, before they are checked.
+
+        Args:
+            returned: What the trial's method returned.
+            source: The method: ``train_batch``, ``evaluate_batch`` or ``evaluate_full_dataset``.
+        """
+        return returned
+
 
 def require_complete(cls: type[Trial], where: str) -> None:
     """Checks that a class has all that every trial must have.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import inspect
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trialrun._context import TrialContext
 from trialrun._errors import InvalidTrialError
+from trialrun._reducers import Reducer
 from trialrun._trial import Trial
+from trialrun.compat.determined._metrics import as_numbers, without_others
 
 __all__ = ["PyTorchTrial"]
 
@@ -58,7 +61,28 @@ class PyTorchTrial(Trial, metaclass=_Made):
     A constructor that requires ``hparams`` besides the context, as scripts for Determined's
     ``Trainer`` often have it, gets ``context.get_hparams()`` where it is called without: so
     ``trialrun submit`` trains the trial of such a script too.
+
+    A metric may hold several numbers, such as the outputs of a batch: they are reduced to one, as
+    the batches are. ``evaluate_full_dataset`` may return what is no metric. Each gives a warning.
     """
+
+    def _as_metrics(self, returned: Any, source: str) -> Any:
+        if not isinstance(returned, Mapping):
+            return returned
+        context = None if _newest is None else _newest()
+        warns = context is None or context.slot == 0
+        if source == "evaluate_full_dataset":
+            return without_others(returned, warns=warns)
+        return as_numbers(returned, source, self._reducer_of(source), warns=warns)
+
+    def _reducer_of(self, source: str) -> Callable[[str], Any]:
+        def reducer_of(name: str) -> Any:
+            if source == "train_batch":
+                return Reducer.AVG
+            reducers = self.evaluation_reducer()
+            return reducers.get(name) if isinstance(reducers, Mapping) else reducers
+
+        return reducer_of
 
 
 def _lacks_hparams(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -152,6 +152,7 @@ class Evaluator:
             with self._in_slot(0, 0, "evaluate_full_dataset"):
                 evaluate = self._execution.as_it_runs(self._trial.evaluate_full_dataset)
                 returned = evaluate(data_loader=data.loader)
+                returned = self._trial._as_metrics(returned, "evaluate_full_dataset")
                 scalars = check_scalars(returned, "evaluate_full_dataset")
         (metrics,) = to_floats([scalars])
         return self._with_reducers(metrics, data.num_records)
@@ -182,7 +183,10 @@ class Evaluator:
     def _evaluate_piece(self, slot: int, number: int, batch: Any) -> EvaluatedBatch:
         with self._in_slot(slot, number, "evaluate_batch"):
             batch = self._execution.on_device(batch)
-            scalars = check_scalars(self._evaluate_batch(batch, number), "evaluate_batch")
+            returned = self._trial._as_metrics(
+                self._evaluate_batch(batch, number), "evaluate_batch"
+            )
+            scalars = check_scalars(returned, "evaluate_batch")
             return number, check_batch_length(self._trial.get_batch_length(batch)), scalars
 
     def _reduce(self, batches: list[EvaluatedBatch]) -> tuple[dict[str, float], int]:

@@ -296,6 +296,7 @@ class Execution(Engine):
                 returned = self._train_batch(batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx)
             finally:
                 thread.is_in_train_batch = False
+            returned = self._trial._as_metrics(returned, "train_batch")
             scalars = check_scalars(returned, "train_batch")
             if self._has_equal_batches:
                 window.add(slot, scalars)
