@@ -97,6 +97,20 @@ def test_a_second_fit_goes_on_where_the_first_ended(
     assert get_experiment(scripts.database, 2).config["max_length"] == "10ba"
 
 
+def test_another_trainer_of_the_same_trial_goes_on_where_the_first_ended(
+    scripts: Scripts,
+) -> None:
+    scripts.train(load("linear"))
+    with scripts.init() as context:
+        trial = load("linear")(context)
+        for length in (3, 10):
+            trainer = trialrun.Trainer(trial, context)
+            result = trainer.fit(**FIT | {"max_length": Batch(length)})
+    assert (result.batches, result.experiment) == (10, 2)
+    assert scripts.digests(2)[10] == scripts.digests(1)[10]
+    assert [row.first_batch for row in scripts.attempts(2)] == [0, 3]
+
+
 def test_a_complete_run_that_is_run_again_trains_nothing_and_has_the_weights(
     scripts: Scripts,
 ) -> None:

@@ -103,7 +103,7 @@ class ScriptAttempt:
 
 
 class ScriptTrial:
-    """The records of what one Trainer trains.
+    """The records of the trial that a script trains.
 
     Args:
         home: Where they go.
@@ -111,10 +111,13 @@ class ScriptTrial:
     """
 
     trial_id: int | None
-    """The trial that this Trainer has trained; None before its first fit."""
+    """The trial on record; None before the first fit."""
+    has_trained: bool
+    """Whether a loop runs or has run: the trial is no longer as its constructor left it."""
 
     def __init__(self, home: Home, trial_class: TrialClass) -> None:
         self.trial_id = None
+        self.has_trained = False
         self._home = home
         self._class = trial_class
 

@@ -86,9 +86,10 @@ class Trainer:
         self._construction = _require_made_with(self._surroundings.runtime, trial)
         require_signatures(type(trial))
         self._surroundings.runtime.execution.trial_is_built()
-        self._records = ScriptTrial(self._surroundings.home, TrialClass.of(trial))
-        # While a loop runs, or has run, the trial is no longer as its constructor left it.
-        self._has_trained = False
+        # Another Trainer of the trial, as in a notebook's next cell, goes on where this one ended.
+        if not (known := self._surroundings.script_trials):
+            known.append(ScriptTrial(self._surroundings.home, TrialClass.of(trial)))
+        self._records = known[0]
         self._session: TrialSession | None = None
         self._fitting = threading.Lock()
 
@@ -107,7 +108,8 @@ class Trainer:
 
         Lengths and periods are ``Epoch(5)``, ``Batch(500)``, ``Time(7200)``, or text such as
         ``"5ep"``. Those that are left out are as in ``exp_conf`` of ``trialrun.init``, else as
-        ``docs/configuration.md`` says. A second fit goes on where the first ended.
+        ``docs/configuration.md`` says. A second fit goes on where the first ended, also one of
+        another Trainer of the same trial.
 
         Args:
             checkpoint_period: How often a checkpoint is taken. None: only as
@@ -119,7 +121,7 @@ class Trainer:
                 ``"all"`` or ``"none"``.
             latest_checkpoint: Where to go on: ``"latest"``, the newest checkpoint of this script's
                 newest experiment with the same ``init``, if there is one; the uuid, path or row of
-                a checkpoint; None: at the start, or where this Trainer's last fit ended.
+                a checkpoint; None: at the start, or where this trial's last fit ended.
             step_zero_validation: Whether to validate before the first batch.
             test_mode: Whether to rehearse only: a few batches, a checkpoint, and a restore into a
                 fresh trial, which must go on to the same bits. Nothing is recorded.
@@ -319,7 +321,7 @@ class Trainer:
             self._warn_of_short_length(session)
             records.training_starts(session, runtime.device)
         self._session = session
-        self._has_trained = True
+        self._records.has_trained = True
         return session.run()
 
     def _warn_of_short_length(self, session: TrialSession) -> None:
@@ -337,7 +339,7 @@ class Trainer:
         return None if self._session is None else self._session.batches_completed
 
     def _require_startable(self, start: Start) -> None:
-        if self._has_trained and start.point is None:
+        if self._records.has_trained and start.point is None:
             raise RunConflictError(
                 "The trial has been trained since it was made, and there is no checkpoint to go "
                 "back to. Make trial and Trainer anew, in a new block of trialrun.init."

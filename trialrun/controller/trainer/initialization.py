@@ -30,6 +30,7 @@ from trialrun.controller.home import Home, find_home
 from trialrun.controller.launch.joining import join, leave
 from trialrun.controller.launch.place import Place
 from trialrun.controller.launch.placement import num_threads
+from trialrun.controller.trainer.attempts import ScriptTrial
 from trialrun.controller.trainer.process_state import kept_process_state
 from trialrun.controller.trainer.with_block import context_block
 from trialrun.samplers.addresses import Stream
@@ -47,12 +48,15 @@ class Surroundings:
         config_data: What the configuration says so far, which may lack lengths and periods.
         home: Where experiments are recorded.
         prints_progress: Whether the chief prints what happens.
+        script_trials: The records of its one trial, once a Trainer was made: every further Trainer
+            shares them.
     """
 
     runtime: Runtime
     config_data: Mapping[str, Any]
     home: Home
     prints_progress: bool
+    script_trials: list[ScriptTrial] = dataclasses.field(default_factory=list)
 
 
 class _OpenInit:
