@@ -64,6 +64,16 @@ def test_a_shorter_run_is_told_by_its_length() -> None:
     parting = find_parting(STRAIGHT, shorter, same_validations=True)
     assert parting.length == "it ended after 2 batches, the straight run after 4"
     assert parting.metrics is None
+    # It may have ended itself by what another validation has found.
+    assert find_parting(STRAIGHT, shorter, same_validations=False).is_nowhere
+
+
+def test_runs_without_a_checkpoint_in_common_are_not_equal() -> None:
+    other = dataclasses.replace(STRAIGHT, digests={3: "c"})
+    parting = find_parting(STRAIGHT, other, same_validations=True)
+    assert parting.weights == (
+        "no two checkpoints are of the same batch, so no tensor was compared"
+    )
 
 
 def test_of_several_checkpoints_at_a_batch_the_youngest_counts(

@@ -92,14 +92,16 @@ def find_parting(straight: RunRecords, other: RunRecords, *, same_validations: b
         straight: The straight run.
         other: The run.
         same_validations: Whether both validate at the same batches; otherwise validation metrics
-            are compared where both have some.
+            are compared where both have some, and a trial that ends itself by what a validation
+            has found may be of another length.
     """
+    is_as_long = straight.batches == other.batches
     return Parting(
         records=_records(straight, other),
         metrics=_metrics(straight, other, same_validations),
         weights=_weights(straight, other),
         length=None
-        if straight.batches == other.batches
+        if is_as_long or not same_validations
         else f"it ended after {count(other.batches, 'batch')}, the straight run after "
         f"{straight.batches}",
     )
@@ -129,6 +131,8 @@ def _metrics(straight: RunRecords, other: RunRecords, same_validations: bool) ->
 
 def _weights(straight: RunRecords, other: RunRecords) -> str | None:
     common = sorted(straight.digests.keys() & other.digests.keys())
+    if not common:
+        return "no two checkpoints are of the same batch, so no tensor was compared"
     before = 0
     for batch in common:
         if straight.digests[batch] == other.digests[batch]:
