@@ -24,14 +24,22 @@ STRAIGHT = RunRecords(
         ("validation", 4): "[('error', 0.25)]",
     },
     diaries=Diaries(
-        records={(0, 0): {"x"}, (0, 1): {"y"}}, changed=[], num_workers=0, num_validation_batches=2
+        records={(0, 0): {"v"}, (0, 1): {"w"}, (3, 0): {"x"}, (3, 1): {"y"}},
+        changed=[],
+        num_workers=0,
+        num_validation_batches=2,
     ),
 )
 
 
 def without(*reports: tuple[str, int], batches: int = 4) -> RunRecords:
     metrics = {key: text for key, text in STRAIGHT.metrics.items() if key not in reports}
-    return dataclasses.replace(STRAIGHT, metrics=metrics, batches=batches)
+    return dataclasses.replace(STRAIGHT, metrics=metrics, batches=batches, diaries=diaries(batches))
+
+
+def diaries(batches: int) -> Diaries:
+    records = {key: seen for key, seen in STRAIGHT.diaries.records.items() if key[0] < batches}
+    return dataclasses.replace(STRAIGHT.diaries, records=records)
 
 
 def test_equal_runs_part_nowhere() -> None:
@@ -59,11 +67,19 @@ def test_validations_at_other_batches_are_compared_where_both_have_them() -> Non
     )
 
 
+def test_other_records_of_a_slot_are_a_difference() -> None:
+    records = {**STRAIGHT.diaries.records, (3, 1): {"y", "z"}}
+    seen = dataclasses.replace(STRAIGHT.diaries, records=records)
+    other = dataclasses.replace(STRAIGHT, diaries=seen)
+    parting = find_parting(STRAIGHT, other, same_validations=True)
+    assert parting.records == "slot 1 was given other records in batch 3"
+
+
 def test_a_shorter_run_is_told_by_its_length() -> None:
     shorter = without(("training", 4), ("validation", 4), batches=2)
     parting = find_parting(STRAIGHT, shorter, same_validations=True)
     assert parting.length == "it ended after 2 batches, the straight run after 4"
-    assert parting.metrics is None
+    assert (parting.metrics, parting.records) == (None, None)
     # It may have ended itself by what another validation has found.
     assert find_parting(STRAIGHT, shorter, same_validations=False).is_nowhere
 

@@ -181,11 +181,14 @@ def _is_zombie(pid: int) -> bool:
     Where the server was lost that is process 1, which in many containers never does.
     """
     try:
-        # "12 (a name) Z 1 ...": the name may have parentheses and spaces itself.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:  # no Linux, or it is gone
         return False
-    return fields.rpartition(")")[2].split()[0] in ("Z", "X")
+    # "12 (a name) Z 1 ...": the name may have parentheses and spaces itself.
+    state, *fields = line.rpartition(")")[2].split()
+    # Its first thread may have ended while another still waits for a device.
+    num_threads = int(fields[16])
+    return state == "Z" and num_threads <= 1
 
 
 def _affinity(config: LaunchConfig) -> dict[str, Any]:
