@@ -211,7 +211,8 @@ class ProcessGroup(Collectives):
 
         A group that lived on to the interpreter's end could call into it when it is no more.
         """
-        dist.destroy_process_group(self._host_group)
+        if dist.is_initialized():  # else the script has ended its group, and all others with it
+            dist.destroy_process_group(self._host_group)
         del self._host_group
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
