@@ -1,9 +1,10 @@
-"""What every test may rely on: generators, threads, imports and torch's settings stay the same."""
+"""What every test may rely on: generators, threads, signals, imports and torch's settings."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from trialrun.controller.engine.determinism import kept_determinism
 # The same examples in every run: a red test is red again.
 settings.register_profile("pinned", derandomize=True)
 settings.load_profile("pinned")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # The last with its root, since a checkout may itself lie in a folder of that name.
 TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples") + "/")
@@ -50,8 +53,11 @@ def _isolated() -> Iterator[None]:
     np.random.seed(1)
     random.seed(1)
     torch.set_num_threads(1)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with _imports_taken_back():
         yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,7 +31,7 @@ def test_strict_stops_at_the_operation_and_a_resume_elsewhere_says_what_may_chan
 
     workplace.trial_file.write_text(TRIAL)
     workplace.environment["MKL_CBWR"] = "COMPATIBLE"
-    resumed = workplace.run("resume", "1", "--processes", "1")
+    resumed = workplace.run_anew("resume", "1", "--processes", "1")
     assert resumed.code == 0, resumed.err
     assert [text for text in resumed.lines if "last digits" in text] == [
         "WARNING: what environment variables choose kernels was {} and is now {'MKL_CBWR': "

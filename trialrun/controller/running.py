@@ -206,13 +206,13 @@ class _Run:
         return decision
 
     def _go_on_with(self, following: PreparedAttempt) -> None:
-        # The server may be what was lost.
-        start_server()
         with self._lock:
             self._prepared = following
             self._bell = Bell()
             if self._is_stopping.is_set():
                 self._ask_to_stop()
+        # The server may be what was lost. If it does not start the new attempt has failed.
+        start_server()
 
     def _show(self, restarted: Restarted) -> None:
         try:
@@ -281,10 +281,12 @@ def run_rehearsal(
         heartbeats=Heartbeats(num_processes),
     )
     interruptions = Interruptions(on_stop=on_kill, on_kill=on_kill, on_tick=lambda: None)
-    with interruptions.watched():
-        result = supervise(assignment, bell)
-    bell.close()
-    return result
+    try:
+        with interruptions.watched():
+            return supervise(assignment, bell)
+    finally:
+        bell.close()
+        assignment.heartbeats.close()
 
 
 def trial_spec(prepared: PreparedAttempt) -> TrialSpec:

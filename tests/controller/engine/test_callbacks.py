@@ -257,6 +257,36 @@ def test_early_stopping_completes_the_trial_at_the_validation_that_it_has_heard(
     assert run.checkpoints[-1].contents.state["progress"]["ended_at"] == 4
 
 
+# Heard after a batch was settled: the next one is the attempt's last.
+@pytest.mark.parametrize("stops", [[], [("progress", 1)], [("progress", 2)]])
+def test_a_stop_does_not_bring_forward_the_end_that_a_batch_has_asked_for(
+    stops: list[Event], tmp_path: Path
+) -> None:
+    path = write_trial(
+        tmp_path,
+        HEAD
+        + """
+class Silent(Callback):
+    def on_validation_end(self, metrics):
+        pass
+
+
+class Asking(Linear):
+    def build_callbacks(self):
+        return {"silent": Silent()}
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        if batch_idx == 1:
+            self.context.set_stop_requested(True)
+        return super().train_batch(batch, epoch_idx, batch_idx)
+""",
+    )
+    spec = make_spec(path, max_length="8ba", reporting_period="8ba", validation_period="4ba")
+    run = run_with_stops(spec, tmp_path / "c", stops)
+    assert (run.outcome, run.batches) == (Outcome.COMPLETED, 3)
+    assert [batches for batches, *_ in run.validation] == [3]
+
+
 def test_a_callback_may_change_what_is_saved_and_what_is_restored(tmp_path: Path) -> None:
     path = write_trial(
         tmp_path,

@@ -29,6 +29,28 @@ def test_a_trial_that_resumes_exactly_passes_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_that_ends_itself_at_its_first_report_passes(tmp_path: Path) -> None:
+    path = write_trial(
+        tmp_path,
+        """
+        from trialrun import Callback
+        from trials.linear import Linear
+
+        class Content(Callback):
+            def __init__(self, context):
+                self.context = context
+
+            def on_training_workload_end(self, avg_metrics, batch_metrics):
+                self.context.set_stop_requested(True)
+
+        class Ending(Linear):
+            def build_callbacks(self):
+                return {"content": Content(self.context)}
+        """,
+    )
+    rehearsed(make_spec(path))
+
+
 def test_a_trial_that_keeps_state_of_its_own_is_found_out(tmp_path: Path) -> None:
     path = write_trial(
         tmp_path,

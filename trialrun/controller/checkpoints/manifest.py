@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,13 @@ def flush_tree(folder: Path) -> None:
 
 
 def make_durable_folder(folder: Path) -> None:
-    """Makes a folder, and those above it, unless they are there; then they survive a power cut."""
+    """Makes a folder, and those above it, unless they are there; then they survive a power cut.
+
+    Raises:
+        OSError: It cannot be made, such as in place of a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:

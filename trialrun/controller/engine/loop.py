@@ -188,8 +188,15 @@ class TrainingLoop:
             self._validate()
 
     def _hear_callbacks(self) -> None:
-        """Ends here where a callback asked for it, rather than after another batch."""
-        if self._callbacks.listen_to_boundaries and self._is_at_window_end:
+        """Ends here where a callback asked for it, rather than after another batch.
+
+        Only where something is due: what ``train_batch`` has asked for would be heard a batch
+        earlier in a run that was stopped here than in one that was not.
+        """
+        if not self._callbacks.listen_to_boundaries or not self._is_at_window_end:
+            return
+        is_due_in_time = any(self._agreed[event] for event in self._stopwatch.events)
+        if is_due_in_time or self._plan.is_boundary(self._clock):
             self._agreement.begin()
             agreed = self._agreement.settle()
             self._stop |= bool(agreed[Event.STOP])

@@ -89,14 +89,16 @@ def rehearse_with(
     with tempfile.TemporaryDirectory(prefix="trialrun-") as folder:
         root = Path(collectives.broadcast(folder, "rehearsal folder"))
 
-        def train(num_batches: int, name: str, resume_from: Path | None = None) -> Path:
+        def train(num_batches: int, name: str, resume_from: Path | None = None) -> tuple[Path, int]:
             return _train(open_fresh, config, num_batches, root / name, resume_from, collectives)
 
-        straight = train(2 * window, "straight")
-        first_half = train(window, "restored")
-        restored = train(2 * window, "restored", resume_from=first_half)
+        straight, num_batches = train(2 * window, "straight")
+        restored, _ = train(window, "restored")
+        # A callback may have ended the trial at its first window: then nothing follows.
+        if num_batches > window:
+            restored, _ = train(2 * window, "restored", resume_from=restored)
         if collectives.is_chief:
-            _compare(straight, restored, 2 * window)
+            _compare(straight, restored, num_batches)
             _require_searched_metric(config, straight)
         # The chief's folder must stay until every process has read from it.
         collectives.broadcast(None, "end of rehearsal")
@@ -109,8 +111,8 @@ def _train(
     folder: Path,
     resume_from: Path | None,
     collectives: Collectives,
-) -> Path:
-    """Trains up to a batch and returns the folder of the checkpoint taken there."""
+) -> tuple[Path, int]:
+    """Trains up to a batch; returns the folder of the checkpoint taken there, and the batch."""
     shortened = config.model_copy(
         update={
             "max_length": Batch(num_batches),
@@ -136,7 +138,7 @@ def _train(
     if failure is not None:
         raise CheckpointError(f"The checkpoint could not be written: {failure}") from failure
     path = str(stored[-1].path) if stored else None
-    return Path(collectives.broadcast(path, "checkpoint folder"))
+    return Path(collectives.broadcast(path, "checkpoint folder")), session.batches_completed
 
 
 def _require_searched_metric(config: ExperimentConfig, checkpoint: Path) -> None:

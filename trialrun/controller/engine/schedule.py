@@ -122,6 +122,14 @@ class Plan:
                 boundaries.append(-(-multiple // self.window) * self.window)
         return min(boundaries, default=sys.maxsize)
 
+    def is_boundary(self, batches_completed: int) -> bool:
+        """Returns whether something is due there in every run: a stop makes no such place."""
+        straight = dataclasses.replace(self, stretch=None)
+        return (
+            batches_completed == 0
+            or straight.next_boundary(batches_completed - 1) == batches_completed
+        )
+
     def count(self, unit: Unit | None) -> int | None:
         """Returns how many validations or checkpoints a period makes; None where it is a time.
 

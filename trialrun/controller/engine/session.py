@@ -37,6 +37,10 @@ from trialrun.controller.engine.evaluation import Evaluator, FullDataset
 from trialrun.controller.engine.loop import Outcome, TrainingLoop
 from trialrun.controller.engine.observation import TrialObserver
 from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.parallel.user_collectives import (
+    require_slot_each,
+    user_collectives,
+)
 from trialrun.controller.engine.preparation import prepare_data
 from trialrun.controller.engine.reports.metrics import TrainingWindow
 from trialrun.controller.engine.reports.reporting import Journal, Reporter
@@ -155,6 +159,7 @@ class TrialSession:
         max_validation_rounds: int | None = None,
     ) -> None:
         self._execution = runtime.execution
+        self._num_slots, self._collectives = runtime.settings.num_slots, runtime.collectives
         self._execution.trial_is_built()
         self._profiler = runtime.context.profiler
         self._tensorboard_log = TensorBoardLog(runtime.tensorboard)
@@ -205,6 +210,7 @@ class TrialSession:
         callbacks, slots = self._callbacks, self._execution.slot_numbers
         data, validation_data = builder.training(), builder.validation()
         _require_wrapped(context)
+        require_slot_each(context.models, runtime.settings.num_slots, collectives.size)
         self._execution.meet()
         # The chief's, which has slot 0: where each slot brings a loader, these may differ.
         own_facts = dataclasses.asdict(data.facts)
@@ -337,7 +343,11 @@ class TrialSession:
         # A callback may write events when the trial is shut down.
         with contextlib.closing(self._tensorboard_log):
             try:
-                with self._callbacks.failure_told(), self._profiler or contextlib.nullcontext():
+                with (
+                    self._callbacks.failure_told(),
+                    self._profiler or contextlib.nullcontext(),
+                    user_collectives(self._num_slots, self._collectives.size),
+                ):
                     self._callbacks.call("on_training_start")
                     outcome = self._loop.run()
             finally:

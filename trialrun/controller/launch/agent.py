@@ -166,13 +166,29 @@ def _kill(pid: int) -> bool:
 def _end(pid: int) -> None:
     """Ends a process for sure: where the server was lost, the agent does not see it any more."""
     deadline = time.monotonic() + _END_SECONDS
-    while _kill(pid):
+    while _kill(pid) and not _is_zombie(pid):
         if time.monotonic() > deadline:
             raise TrialrunError(
                 f"Process {pid} does not end, though it was killed: it waits for a device or a "
                 "disk. When that is mended, resume the trial."
             )
         time.sleep(_MONITOR_SECONDS)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Returns whether a process has ended, and its parent has not taken note of that.
+
+    Where the server was lost that is process 1, which in many containers never does.
+    """
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux, or it is gone
+        return False
+    # "12 (a name) Z 1 ...": the name may have parentheses and spaces itself.
+    state, *fields = line.rpartition(")")[2].split()
+    # Its first thread may have ended while another still waits for a device.
+    num_threads = int(fields[16])
+    return state == "Z" and num_threads <= 1
 
 
 def _affinity(config: LaunchConfig) -> dict[str, Any]:

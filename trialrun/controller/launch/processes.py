@@ -52,7 +52,10 @@ def run_processes(
     # The agent tells of every failure at length; what a user needs is in the failure files.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
 
-    beats = heartbeats or Heartbeats(num_processes)
+    beats = heartbeats
+    if beats is None:
+        beats = Heartbeats(num_processes)
+        beats.close()  # shared with nobody
     hang: list[Failure] = []
     first_lost: ExitCodes = {}
 

@@ -51,8 +51,9 @@ def read_records(database: Database, trial_id: int, diaries: Path) -> RunRecords
     }
     return RunRecords(
         batches=get_trial(database, trial_id).batches_completed,
-        digests={row.batches: row.digest for row in rows},
-        checkpoints={row.batches: Path(row.path) for row in rows},
+        # The youngest first: of several at a batch it is the one that counts.
+        digests={row.batches: row.digest for row in reversed(rows)},
+        checkpoints={row.batches: Path(row.path) for row in reversed(rows)},
         metrics=metrics,
         diaries=read_diaries(diaries),
     )
@@ -84,14 +85,23 @@ class Parting:
         return dataclasses.asdict(self)
 
 
-def find_parting(straight: RunRecords, other: RunRecords) -> Parting:
-    """Compares a run with the straight one, wherever both have something on record."""
+def find_parting(straight: RunRecords, other: RunRecords, *, same_validations: bool) -> Parting:
+    """Compares a run with the straight one.
+
+    Args:
+        straight: The straight run.
+        other: The run.
+        same_validations: Whether both validate at the same batches; otherwise validation metrics
+            are compared where both have some, and a trial that ends itself by what a validation
+            has found may be of another length.
+    """
+    is_as_long = straight.batches == other.batches
     return Parting(
         records=_records(straight, other),
-        metrics=_metrics(straight, other),
+        metrics=_metrics(straight, other, same_validations),
         weights=_weights(straight, other),
         length=None
-        if straight.batches == other.batches
+        if is_as_long or not same_validations
         else f"it ended after {count(other.batches, 'batch')}, the straight run after "
         f"{straight.batches}",
     )
@@ -99,16 +109,22 @@ def find_parting(straight: RunRecords, other: RunRecords) -> Parting:
 
 def _records(straight: RunRecords, other: RunRecords) -> str | None:
     first, second = straight.diaries.records, other.diaries.records
+    stop = min(straight.batches, other.batches)
     for batch, slot in sorted(first.keys() | second.keys()):
-        if first.get((batch, slot)) != second.get((batch, slot)):
+        if batch < stop and first.get((batch, slot)) != second.get((batch, slot)):
             return f"slot {slot} was given other records in batch {batch}"
     return None
 
 
-def _metrics(straight: RunRecords, other: RunRecords) -> str | None:
-    common = straight.metrics.keys() & other.metrics.keys()
-    for kind, batch in sorted(common, key=lambda key: (key[1], key[0])):
-        first, second = straight.metrics[kind, batch], other.metrics[kind, batch]
+def _metrics(straight: RunRecords, other: RunRecords, same_validations: bool) -> str | None:
+    reports = straight.metrics.keys() | other.metrics.keys()
+    # The longer of two has reports that the other cannot have; its length says so.
+    stop = min(straight.batches, other.batches) + (straight.batches == other.batches)
+    for kind, batch in sorted(reports, key=lambda key: (key[1], key[0])):
+        first, second = straight.metrics.get((kind, batch)), other.metrics.get((kind, batch))
+        is_in_both = first is not None and second is not None
+        if not is_in_both and (batch >= stop or (kind == "validation" and not same_validations)):
+            continue
         if first != second:
             return f"the {kind} metrics at batch {batch} are {second}, straight {first}"
     return None
@@ -116,6 +132,8 @@ def _metrics(straight: RunRecords, other: RunRecords) -> str | None:
 
 def _weights(straight: RunRecords, other: RunRecords) -> str | None:
     common = sorted(straight.digests.keys() & other.digests.keys())
+    if not common:
+        return "no two checkpoints are of the same batch, so no tensor was compared"
     before = 0
     for batch in common:
         if straight.digests[batch] == other.digests[batch]:

@@ -25,6 +25,7 @@ from trialrun.controller.config import (
 )
 from trialrun.controller.experiments import prepared_attempt, submit_experiment
 from trialrun.controller.home import DATABASE_FILE, Home, make_home
+from trialrun.controller.launch.failures import FailureKind
 from trialrun.controller.launch.supervisor import AttemptEnd
 from trialrun.controller.running import run_attempt, trial_spec
 from trialrun.controller.verification.causes import likely_causes
@@ -211,7 +212,8 @@ class Verification:
             records, trial = self._records_of(scenario)
         except RunFailedError as error:
             return ScenarioResult(scenario=scenario, parting=None, failure=str(error))
-        parting = find_parting(straight, records)
+        same_validations = scenario.validation_period is None
+        parting = find_parting(straight, records, same_validations=same_validations)
         shutil.rmtree(get_experiment(self._database, trial.experiment_id).directory)
         return ScenarioResult(scenario=scenario, parting=parting)
 
@@ -248,9 +250,11 @@ class Verification:
         attempt = get_attempt(self._database, prepared.attempt.id)
         if attempt.stop_requested is not None:
             raise InterruptedVerificationError("Stopped: there is no result.")
-        is_planned = leg.stop is not None and leg.stop.is_kill
-        if result.failure is not None and not is_planned:
-            raise RunFailedError(result.failure.message)
+        is_kill = leg.stop is not None and leg.stop.is_kill
+        failure = result.failure
+        # A run that fails by itself before it is killed has not come through that.
+        if failure is not None and not (is_kill and failure.kind is FailureKind.LOST):
+            raise RunFailedError(failure.message)
         if leg.stop is not None and result.end is AttemptEnd.COMPLETED:
             raise RunFailedError("it ended before the stop that was planned")
         return result.end

@@ -201,6 +201,14 @@ def test_the_exchange_is_chosen_by_what_processes_and_devices_share() -> None:
     )
 
 
+def test_within_a_process_buckets_are_larger_on_a_gpu() -> None:
+    cpu, cuda = (
+        exchange_for(SingleProcess(), torch.device(name)).largest(1, torch.float32)
+        for name in ("cpu", "cuda")
+    )
+    assert (cpu, cuda) == (2**17, 2**23)
+
+
 class WithinRealProcesses:
     """Sums with and without the memory; returns both, and the files that it has in it."""
 

@@ -10,13 +10,14 @@ from trialrun.controller.engine.parallel.buckets import Bucket, BucketExchange, 
 from trialrun.controller.engine.parallel.collectives import Collectives
 
 _SENT_BYTES = 1 << 25
-"""Of one bucket: enough to be worth a message's overhead."""
+"""Of one bucket: enough to be worth the overhead of a message, or of a kernel's launch."""
 
 
 def exchange_for(collectives: Collectives, device: torch.device) -> BucketExchange:
     """Returns the fastest way for elements on a device: memory that the processes share, if any."""
     if collectives.size == 1:
-        return WithinProcess()
+        # On a GPU it is launches that take time: small buckets would be thousands of them.
+        return WithinProcess() if device.type == "cpu" else WithinProcess(_SENT_BYTES)
     if device.type == "cpu" and collectives.shared_memory is not None:
         return collectives.shared_memory
     return ThroughCollectives(collectives)

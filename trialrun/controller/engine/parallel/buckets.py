@@ -90,11 +90,18 @@ def cut(length: int, largest: int) -> Iterator[tuple[int, int]]:
 
 
 class WithinProcess(BucketExchange):
-    """P = 1: a bucket is small enough to stay in the processor's cache from pack to unpack."""
+    """P = 1: nothing is moved.
+
+    Args:
+        bucket_bytes: Of one bucket; default: it stays in a processor's cache from pack to unpack.
+    """
+
+    def __init__(self, bucket_bytes: int = _CACHED_BYTES) -> None:
+        self._bucket_bytes = bucket_bytes
 
     def largest(self, num_rows: int, dtype: torch.dtype) -> int:
-        """Returns the elements that fit into the cache."""
-        return _CACHED_BYTES // dtype.itemsize
+        """Returns the elements of a bucket."""
+        return self._bucket_bytes // dtype.itemsize
 
     def run(
         self,

@@ -10,6 +10,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import all_gather as torch_all_gather
+from torch.distributed import all_to_all_single as torch_all_to_all_single
+from torch.distributed import barrier as torch_barrier
+from torch.distributed import broadcast as torch_broadcast
+from torch.distributed import recv as torch_recv
+from torch.distributed import send as torch_send
 
 from trialrun.controller import plain
 from trialrun.controller.engine.parallel.lines import Lines, PeerLostError
@@ -191,7 +197,7 @@ class ProcessGroup(Collectives):
                 self.rank,
                 self.size,
                 name=self.broadcast(uuid.uuid4().hex, "name of the lines"),
-                barrier=lambda: dist.barrier(group=self._host_group),
+                barrier=lambda: torch_barrier(group=self._host_group),
             )
 
     def close(self) -> None:
@@ -205,7 +211,8 @@ class ProcessGroup(Collectives):
 
         A group that lived on to the interpreter's end could call into it when it is no more.
         """
-        dist.destroy_process_group(self._host_group)
+        if dist.is_initialized():  # else the script has ended its group, and all others with it
+            dist.destroy_process_group(self._host_group)
         del self._host_group
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
@@ -213,17 +220,17 @@ class ProcessGroup(Collectives):
         data = plain.encode(value, name)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with _together():
-            dist.all_gather(sizes, torch.tensor([data.numel()]), group=self._host_group)
+            torch_all_gather(sizes, torch.tensor([data.numel()]), group=self._host_group)
         if not self.is_chief:
             with _together():
-                dist.send(data, dst=0, group=self._host_group)
+                torch_send(data, dst=0, group=self._host_group)
             return None
         received = [data]
         for rank in range(1, self.size):
             # Each in its own length: slots may have collected very unequally.
             received.append(torch.empty(int(sizes[rank]), dtype=torch.uint8))
             with _together():
-                dist.recv(received[-1], src=rank, group=self._host_group)
+                torch_recv(received[-1], src=rank, group=self._host_group)
         return [plain.decode(data) for data in received]
 
     def broadcast(self, value: Any, name: str) -> Any:
@@ -231,10 +238,10 @@ class ProcessGroup(Collectives):
         data = plain.encode(value, name) if self.is_chief else torch.empty(0, dtype=torch.uint8)
         size = torch.tensor([data.numel()])
         with _together():
-            dist.broadcast(size, src=0, group=self._host_group)
+            torch_broadcast(size, src=0, group=self._host_group)
             if not self.is_chief:
                 data = torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(data, src=0, group=self._host_group)
+            torch_broadcast(data, src=0, group=self._host_group)
         return plain.decode(data)
 
     def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -246,7 +253,7 @@ class ProcessGroup(Collectives):
             # As bytes: gloo knows no broadcast of some types, such as bool.
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in group]).to(self._device)
             with _together():
-                dist.broadcast(flat.view(torch.uint8), src=0)
+                torch_broadcast(flat.view(torch.uint8), src=0)
             offset = 0
             for tensor in group:
                 piece = flat[offset : offset + tensor.numel()]
@@ -264,7 +271,7 @@ class ProcessGroup(Collectives):
         sent = chunks.to(self._device)
         received = sent.new_empty(sum(receive_sizes))
         with _together():
-            dist.all_to_all_single(received, sent, receive_sizes, send_sizes)
+            torch_all_to_all_single(received, sent, receive_sizes, send_sizes)
         return received.to(chunks.device)
 
     def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
