@@ -96,8 +96,8 @@ class WithinProcess(BucketExchange):
         bucket_bytes: Of one bucket; default: it stays in a processor's cache from pack to unpack.
     """
 
-    def __init__(self, bucket_bytes: int = _CACHED_BYTES) -> None:
-        self._bucket_bytes = bucket_bytes
+    def __init__(self, bucket_bytes: int | None = None) -> None:
+        self._bucket_bytes = _CACHED_BYTES if bucket_bytes is None else bucket_bytes
 
     def largest(self, num_rows: int, dtype: torch.dtype) -> int:
         """Returns the elements of a bucket."""
