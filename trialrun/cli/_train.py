@@ -23,7 +23,7 @@ from trialrun.controller.bookkeeping import (
 )
 from trialrun.controller.config import ExperimentConfig, read_config
 from trialrun.controller.experiments import prepared_attempt
-from trialrun.controller.going_on import how_it_completed
+from trialrun.controller.going_on import how_it_completed, how_it_paused
 from trialrun.controller.launch.child import log_file
 from trialrun.controller.launch.failures import without_failures
 from trialrun.controller.launch.placement import num_threads
@@ -67,15 +67,14 @@ def train(database: Database, trial: TrialRow, num_processes: int) -> int:
 def _conclude(database: Database, trial_id: int) -> int:
     """Says how the newest attempt at a trial ended, and how to go on; returns the exit code."""
     trial = get_trial(database, trial_id)
-    experiment, after = trial.experiment_id, count(trial.batches_completed, "batch")
+    experiment = trial.experiment_id
     if trial.state is RunState.COMPLETED:
         click.echo(how_it_completed(trial, trial.batches_completed))
         config = read_config(get_experiment(database, experiment).config)
         show_checkpoints(database, trial_id, config)
         return 0
     if trial.state is RunState.PAUSED:
-        click.echo(f"Paused experiment {experiment} after {after}. Go on with:")
-        click.echo(f"trialrun resume {experiment}")
+        click.echo(how_it_paused(get_experiment(database, experiment), trial.batches_completed))
         return EXIT_PAUSED
     if trial.state is RunState.KILLED:
         _say_stopped(experiment)

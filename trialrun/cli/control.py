@@ -7,7 +7,7 @@ import click
 from trialrun._wording import count
 from trialrun.cli._options import home_options, open_database
 from trialrun.controller.bookkeeping import RunState, get_experiment
-from trialrun.controller.going_on import how_to_go_on
+from trialrun.controller.going_on import how_it_paused, how_to_go_on
 from trialrun.controller.home import Home
 from trialrun.controller.liveness import (
     kill_experiment,
@@ -43,11 +43,7 @@ def pause(experiment: int, no_wait: bool, home: Home) -> None:
             f"Experiment {experiment} did not pause: it is {trial.state.name}. "
             f"trialrun show {experiment} says why."
         )
-    click.echo(
-        f"Paused experiment {experiment} after {count(trial.batches_completed, 'batch')}. "
-        "Go on with:\n"
-        f"{how_to_go_on(get_experiment(database, experiment))}"
-    )
+    click.echo(how_it_paused(get_experiment(database, experiment), trial.batches_completed))
 
 
 @click.command()

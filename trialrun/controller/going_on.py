@@ -38,6 +38,14 @@ def _script(experiment: ExperimentRow) -> str:
     return experiment.trial_file if is_in_script else "the script or notebook"
 
 
+def how_it_paused(experiment: ExperimentRow, batches: int) -> str:
+    """Returns the lines of a command that say that an experiment is paused, and what to type."""
+    after = count(batches, "batch")
+    return f"Paused experiment {experiment.id} after {after}. Go on with:\n" + how_to_go_on(
+        experiment
+    )
+
+
 def how_it_completed(trial: TrialRow, batches: int) -> str:
     """Returns the line that says that a trial is complete: at its length, or by its own wish."""
     total, start = trial.total_batches, f"Completed experiment {trial.experiment_id} after"

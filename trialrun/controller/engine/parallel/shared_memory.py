@@ -62,8 +62,7 @@ class SharedMemory(BucketExchange):
 
     def largest(self, num_rows: int, dtype: torch.dtype) -> int:
         """Returns how many elements fit into a row when a process brings so many rows."""
-        aligned = _BUCKET_BYTES // num_rows // _ALIGNED_BYTES * _ALIGNED_BYTES
-        return aligned // dtype.itemsize
+        return _row_length(num_rows, dtype)
 
     def run(
         self,
@@ -132,8 +131,7 @@ class _Views:
         self._num_rows = num_rows
         self._rows = rows.view(dtype)
         self._sums = sums.view(dtype)
-        aligned = _BUCKET_BYTES // max(num_rows) // _ALIGNED_BYTES * _ALIGNED_BYTES
-        self._longest = aligned // dtype.itemsize
+        self._longest = _row_length(max(num_rows), dtype)
 
     def rows(self, place: int, length: int) -> list[list[torch.Tensor]]:
         """Returns for each process its rows."""
@@ -145,6 +143,12 @@ class _Views:
 
     def sums(self, place: int, length: int) -> torch.Tensor:
         return self._sums[place, :length]
+
+
+def _row_length(num_rows: int, dtype: torch.dtype) -> int:
+    """Returns the elements of each of so many rows of a process, which begin at aligned places."""
+    aligned = _BUCKET_BYTES // num_rows // _ALIGNED_BYTES * _ALIGNED_BYTES
+    return aligned // dtype.itemsize
 
 
 def share_memory(lines: Lines, *, rank: int, size: int) -> SharedMemory | None:
