@@ -33,6 +33,7 @@ checkpoint_period: %s
 checkpoint_policy: none
 checkpoint_gc: {save_trial_latest: 3}
 max_restarts: 1000
+hang_timeout: 1min
 seed: 11
 """
 NUM_BATCHES = 60
@@ -84,6 +85,12 @@ class Place:
 
     def attempts(self) -> list[AttemptRow]:
         return attempts_of_trial(self.database, 1)
+
+    def describe(self, attempt: AttemptRow) -> str:
+        """Returns why an attempt failed, and what its processes wrote."""
+        folder = self._home / f"experiments/1/trials/1/attempts/{attempt.number}"
+        logs = "".join(f"\n{log.name}:\n{log.read_text()}" for log in folder.glob("process-*.log"))
+        return f"{attempt.error}{logs}"
 
     @property
     def is_submitted(self) -> bool:

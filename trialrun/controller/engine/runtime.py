@@ -13,6 +13,7 @@ from trialrun._context import TrialContext
 from trialrun._run_record import RunRecord
 from trialrun._tensorboard import TensorBoard
 from trialrun._units import Unit
+from trialrun.controller.engine.data.lost_workers import defer_lost_workers
 from trialrun.controller.engine.execution import Execution
 from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.randomness import Generators
@@ -85,6 +86,7 @@ class Runtime:
         stop_request: StopRequest,
     ) -> None:
         torch.set_num_threads(settings.intra_op_threads)
+        defer_lost_workers()
         self.settings = settings
         self.collectives = collectives
         self.device = device

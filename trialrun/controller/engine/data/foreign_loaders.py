@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trialrun._errors import CheckpointError, InvalidDataLoaderError
 from trialrun._wording import type_of
 from trialrun.controller import plain
+from trialrun.controller.engine.data.lost_workers import lost_workers_raise
 from trialrun.controller.engine.data.sources import (
     DataFacts,
     EvaluationPiece,
@@ -127,7 +128,8 @@ class ForeignValidationData(ValidationSource):
         while True:
             self._generators.enter(Stream.VALIDATION_DATA, number)
             try:
-                batch = next(iterator)
+                with lost_workers_raise():
+                    batch = next(iterator)
             except StopIteration:
                 return
             yield [(0, number, batch)]
@@ -157,7 +159,8 @@ class _Stream:
         for _ in range(2):
             self._generators.enter(Stream.DATA, batch, self._slot)
             try:
-                return next(self._iterator)
+                with lost_workers_raise():
+                    return next(self._iterator)
             except StopIteration:
                 self._epoch += 1
                 self._first_batch = batch

@@ -21,6 +21,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trialrun._data_loader import DataLoader
 from trialrun._fetching import BatchFunction, RecordIds
+from trialrun.controller.engine.data.lost_workers import lost_workers_raise
 from trialrun.controller.engine.data.order import DataOrder
 from trialrun.controller.engine.data.sources import (
     DataFacts,
@@ -120,7 +121,7 @@ class AddressedBatches:
         if self._torch_loader is not None:
             iterator = iter(self._torch_loader)
             self._iterator = weakref.ref(iterator)
-            return iterator
+            return _LoadedElsewhere(iterator)
         return map(self._dataset.__getitem__, self._make_addresses())
 
     def close(self) -> None:
@@ -132,6 +133,19 @@ class AddressedBatches:
         iterator = self._iterator()
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs has heard no signal that it could ignore
+
+
+class _LoadedElsewhere(Iterator[Any]):
+    """Takes batches from worker processes, and raises where one of those was lost."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+
+    def __next__(self) -> Any:
+        with lost_workers_raise():
+            return next(self._iterator)
 
 
 class _WorkerStart:
