@@ -29,7 +29,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.launcher.api import LaunchConfig
 
 from trialrun._errors import TrialrunError
-from trialrun.controller.launch.server import START_METHOD
+from trialrun.controller.launch.finish import START_METHOD
 
 _MONITOR_SECONDS = 0.1
 _END_SECONDS = 30.0

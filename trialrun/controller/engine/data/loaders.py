@@ -21,7 +21,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trialrun._data_loader import DataLoader
 from trialrun._fetching import BatchFunction, RecordIds
-from trialrun.controller.engine.data.lost_workers import lost_workers_raise
+from trialrun.controller.engine.data.lost_workers import next_batch
 from trialrun.controller.engine.data.order import DataOrder
 from trialrun.controller.engine.data.sources import (
     DataFacts,
@@ -138,14 +138,13 @@ class AddressedBatches:
 
 
 class _LoadedElsewhere(Iterator[Any]):
-    """Takes batches from worker processes, and raises where one of those was lost."""
+    """Takes batches from worker processes."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
 
     def __next__(self) -> Any:
-        with lost_workers_raise():
-            return next(self._iterator)
+        return next_batch(self._iterator)
 
 
 class _WorkerStart:
