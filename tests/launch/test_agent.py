@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
 
 from trialrun.controller.launch import agent
@@ -29,19 +31,37 @@ def test_a_process_that_runs_has_not_ended() -> None:
     assert not agent._is_zombie(os.getpid())
 
 
-def test_processes_wait_for_an_end_that_none_of_them_can_hold_up(tmp_path: Path) -> None:
-    def no_call(*_: object) -> bool:
-        raise AssertionError
-
-    watching = agent.Agent(
-        os.getpid,  # takes no argument: every process fails at once
+def make_agent(function: Callable[[None], object], folder: Path) -> agent.Agent:
+    return agent.Agent(
+        function,
         None,
         num_processes=2,
-        log_folder=tmp_path,
+        log_folder=folder,
         on_loss=lambda _: None,
         is_hung=lambda: False,
-        on_hang=lambda _: no_call(),
+        on_hang=lambda _: None,
     )
+
+
+def fail_or_wait(_: None) -> None:
+    if os.environ["RANK"] == "1":
+        raise ValueError
+    signal.pause()
+
+
+def die_when_done(_: None) -> str:
+    if os.environ["RANK"] == "1":
+        # When its result has been taken, and it ends.
+        util.Finalize(None, os.kill, args=(os.getpid(), signal.SIGKILL), exitpriority=0)
+    return os.environ["RANK"]
+
+
+def test_processes_wait_for_an_end_that_none_of_them_can_hold_up(tmp_path: Path) -> None:
+    watching = make_agent(fail_or_wait, tmp_path)
     assert watching.run_all() is None
-    context = watching._processes()
-    assert isinstance(context._worker_finished_event, Finish)
+    assert isinstance(watching._processes()._worker_finished_event, Finish)
+    assert sorted(watching.exit_codes) == [0, 1]
+
+
+def test_a_process_that_is_killed_when_all_are_done_takes_nothing_back(tmp_path: Path) -> None:
+    assert make_agent(die_when_done, tmp_path).run_all() == {0: "0", 1: "1"}
