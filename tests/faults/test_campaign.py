@@ -157,7 +157,7 @@ def _comes_to_the_instant(
 
 
 def _require_all_ended(place: Place) -> None:
-    """Nothing outlives the trial; loader workers whose parent was killed look for it now and then."""
+    """Nothing outlives the trial; a loader worker whose parent was killed notices in 5 seconds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while left := place.processes():
         assert time.monotonic() < deadline, f"still alive: {left}"
