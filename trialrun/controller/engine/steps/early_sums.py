@@ -242,8 +242,7 @@ class EarlySum:
         self._is_in_pass = False
         self._summands: dict[GradientGroup, list[Summand]] = {}
         self._num_launched = 0
-        for bucket in self._buckets:
-            bucket.reset()
+        self.release()
 
     @property
     def is_outdated(self) -> bool:
@@ -269,6 +268,11 @@ class EarlySum:
         totals = [bucket.total for bucket in self._buckets if bucket.group is group]
         assert all(total is not None for total in totals)
         return totals[::-1]  # type: ignore[return-value]  # none of them is None
+
+    def release(self) -> None:
+        """Lets go of the gradients and their sums, which may be large."""
+        for bucket in self._buckets:
+            bucket.reset()
 
     def close(self) -> None:
         """Hears of no gradient any more."""

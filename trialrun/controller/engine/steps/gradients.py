@@ -186,6 +186,8 @@ class GradientSum:
         for group in self.groups:
             totals = None if early is None else early.totals_of(group)
             group.sum(divisor, present, self._in_window, totals)
+        if early is not None:
+            early.release()
 
     def _group(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Makes the groups again when the trial has added, frozen or unfrozen parameters."""
