@@ -37,6 +37,24 @@ def require_initialized(models: Sequence[torch.nn.Module]) -> None:
             )
 
 
+def require_dense(models: Sequence[torch.nn.Module]) -> None:
+    """Refuses parameters and buffers that are sparse tensors.
+
+    Raises:
+        InvalidTrialError: The message names one, and how to have it all the same.
+    """
+    for index, model in enumerate(models):
+        named = [("Parameter", *item) for item in model.named_parameters()]
+        named += [("Buffer", *item) for item in model.named_buffers()]
+        for kind, name, tensor in named:
+            if tensor.layout is not torch.strided:
+                raise InvalidTrialError(
+                    f"{kind} {name} of model {index} is a sparse tensor ({tensor.layout}), which "
+                    "is neither shared between processes nor kept in checkpoints. Register its "
+                    "indices and its values, and make the sparse tensor of them in forward."
+                )
+
+
 def require_unshared(optimizers: Sequence[WrappedOptimizer], names: Names) -> None:
     """Refuses parameters that two optimizers would move, unless one of the two allows it.
 
