@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,10 +45,9 @@ def require_dense(models: Sequence[torch.nn.Module]) -> None:
         InvalidTrialError: The message names one, and how to have it all the same.
     """
     for index, model in enumerate(models):
-        named = [("Parameter", *item) for item in model.named_parameters()]
-        named += [("Buffer", *item) for item in model.named_buffers()]
-        for kind, name, tensor in named:
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
             if tensor.layout is not torch.strided:
+                kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else "Buffer"
                 raise InvalidTrialError(
                     f"{kind} {name} of model {index} is a sparse tensor ({tensor.layout}), which "
                     "is neither shared between processes nor kept in checkpoints. Register its "
