@@ -79,7 +79,7 @@ class Trial(abc.ABC):
 
     # One of the next two is required.
 
-    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any] | torch.Tensor:
         """Evaluates one batch of the validation data; gradients are off, models in eval mode.
 
         The batches are shared out among the slots. A method without ``batch_idx`` is called
@@ -90,11 +90,12 @@ class Trial(abc.ABC):
             batch_idx: The batch's place in the validation data, counted from 0.
 
         Returns:
-            A dictionary of metric names and scalars, with the same names for every batch.
+            A dictionary of metric names and scalars, with the same names for every batch; or one
+            scalar tensor, which is then called ``loss``.
         """
         raise NotImplementedError
 
-    def evaluate_full_dataset(self, data_loader: Any) -> dict[str, Any]:
+    def evaluate_full_dataset(self, data_loader: Any) -> dict[str, Any] | torch.Tensor:
         """Evaluates all of the validation data at once, in the chief process, as slot 0.
 
         For metrics that no reducer can make of batches; gradients are off, models in eval mode.
@@ -104,7 +105,7 @@ class Trial(abc.ABC):
                 batches of the whole data. They are not on the device yet: ``context.to_device``.
 
         Returns:
-            A dictionary of metric names and scalars.
+            A dictionary of metric names and scalars, or one scalar tensor, the ``loss``.
         """
         raise NotImplementedError
 

@@ -53,6 +53,16 @@ def test_several_trials_need_a_choice(tmp_path: Path) -> None:
     assert load_trial_class(path, "Second").__name__ == "Second"
 
 
+def test_an_incomplete_trial_beside_a_complete_one_is_no_choice(tmp_path: Path) -> None:
+    loader = "class Tabular(Trial):\n    def build_training_data_loader(self): ...\n"
+    source = "from trialrun import Trial\n" + loader + trial("Digits")
+    path = write_trial(tmp_path, source)
+    assert load_trial_class(path, None).__name__ == "Digits"
+    assert message(path, "Tabular").startswith("Tabular in trial.py lacks what every Trial must")
+    alone = write_trial(tmp_path, "from trialrun import Trial\n" + loader, "alone.py")
+    assert message(alone).startswith("Tabular in alone.py lacks what every Trial must have.")
+
+
 def test_a_base_of_another_trial_in_the_file_is_no_choice(tmp_path: Path) -> None:
     source = "from trialrun import Trial\n" + trial("Base") + "class Digits(Base): ...\n"
     path = write_trial(tmp_path, source)

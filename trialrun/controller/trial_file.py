@@ -49,6 +49,10 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
             f"{path.name} defines no Trial. Write a class that derives from trialrun.Trial."
         )
     if len(leaves) > 1:
+        # Nor is one that lacks what every trial must have, such as a base that a neighbour extends.
+        complete = {name: cls for name, cls in leaves.items() if not inspect.isabstract(cls)}
+        leaves = complete or leaves
+    if len(leaves) > 1:
         raise InvalidTrialError(
             f"{path.name} defines several trials: {', '.join(sorted(leaves))}. Choose one, such as "
             f"{path.name}:{min(leaves)}."

@@ -54,6 +54,15 @@ def test_weights_are_readable_by_safetensors_alone(tmp_path: Path) -> None:
     assert_equal(load_file(tmp_path / "model.safetensors"), model)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.bfloat16, torch.uint16])
+def test_a_tensor_of_any_type_is_written_beside_others(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = {"other": torch.arange(3.0), "weight": torch.tensor([1, 2]).to(dtype)}
+    write_contents(new_contents(model), tmp_path)
+    (found,) = read_contents(tmp_path).models
+    assert_equal(found, model)
+    assert found["weight"].dtype == dtype
+
+
 def test_the_state_is_readable_by_torch_alone_and_runs_no_code(tmp_path: Path) -> None:
     write_contents(new_contents(state_dict()), tmp_path)
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)

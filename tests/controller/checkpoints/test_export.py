@@ -18,6 +18,7 @@ from trialrun.controller.checkpoints.contents import read_contents
 from trialrun.controller.checkpoints.digest import digest
 from trialrun.controller.checkpoints.export import copy_weights, export_checkpoint
 from trialrun.controller.checkpoints.manifest import verify
+from trialrun.controller.checkpoints.weights import read_weights
 
 PAGE = Path(__file__).parents[3] / "docs" / "checkpoints.md"
 
@@ -85,6 +86,28 @@ def test_several_models_and_optimizers_have_a_file_each(tmp_path: Path) -> None:
     (tmp_path / "exported" / "model-0.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no whole checkpoint: model-0\.safetensors is miss"):
         trialrun.load_trial(tmp_path / "exported")
+
+
+def test_weights_of_a_type_that_safetensors_does_not_know_are_exported_too(tmp_path: Path) -> None:
+    file = write_trial(
+        tmp_path,
+        """
+import torch
+from trials.linear import Linear
+
+class Complex(Linear):
+    def __init__(self, context):
+        super().__init__(context)
+        self.model.register_buffer("phase", torch.tensor([1 + 2j, 3j], dtype=torch.complex128))
+""",
+    )
+    run = train_recorded(tmp_path, str(file), max_length="2ba")
+    export_checkpoint(Path(run.latest.path), tmp_path / "exported")
+    copy_weights(tmp_path / "exported", tmp_path / "copied")
+    for folder in (Path(run.latest.path), tmp_path / "exported", tmp_path / "copied"):
+        (model,) = read_weights(folder).models
+        assert model["phase"].tolist() == [1 + 2j, 3j]
+        assert "weight" in load_file(folder / "model.safetensors")
 
 
 def test_an_export_is_loaded_as_a_checkpoint_is(tmp_path: Path) -> None:

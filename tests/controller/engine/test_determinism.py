@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from support import make_spec, run_session, write_trial
 
 from trialrun.controller.config import Deterministic, read_config
@@ -112,6 +113,55 @@ def test_other_warnings_go_where_they_went(caplog: pytest.LogCaptureFixture) -> 
 def test_strict_fills_memory_that_nobody_wrote() -> None:
     make_deterministic(Deterministic.STRICT)
     assert torch.empty(1000).isnan().all()
+
+
+def compiled_shapes(*lengths: int) -> list[Any]:
+    """Returns for which shapes torch compiles a function that gets inputs of these lengths."""
+    shapes: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        shapes.append([tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)])
+        shapes.extend(str(value) for value in inputs if not isinstance(value, torch.Tensor))
+        return graph.forward
+
+    torch._dynamo.reset()
+    double = torch.compile(lambda values: values * 2, backend=backend)
+    for length in lengths:
+        double(torch.ones(length))
+    return shapes
+
+
+@pytest.mark.parametrize("mode", [Deterministic.WARN, Deterministic.STRICT])
+def test_what_is_compiled_for_a_shape_does_not_depend_on_those_before_it(
+    mode: Deterministic,
+) -> None:
+    make_deterministic(mode)
+    assert compiled_shapes(3, 7, 3, 2) == [[(3,)], [(7,)], [(2,)]]
+    assert compiled_shapes(7, 2) == [[(7,)], [(2,)]]
+
+
+def test_off_lets_torch_compile_for_all_shapes_at_once() -> None:
+    make_deterministic(Deterministic.OFF)
+    assert len(compiled_shapes(3, 7, 2, 5)) == 3  # for 3; for all others: a tensor and its length
+
+
+def test_strict_refuses_to_leave_a_shape_uncompiled() -> None:
+    make_deterministic(Deterministic.STRICT)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit, match="recompile_limit"):
+            compiled_shapes(3, 7, 2)
+        with kept_determinism():
+            make_deterministic(Deterministic.WARN)
+            assert len(compiled_shapes(3, 7, 2)) == 2
+
+
+def test_the_compiler_s_settings_are_put_back() -> None:
+    config = torch._dynamo.config
+    before = (config.automatic_dynamic_shapes, config.fail_on_recompile_limit_hit)
+    with kept_determinism():
+        make_deterministic(Deterministic.STRICT)
+        assert before != (config.automatic_dynamic_shapes, config.fail_on_recompile_limit_hit)
+    assert before == (config.automatic_dynamic_shapes, config.fail_on_recompile_limit_hit)
 
 
 def test_the_user_s_workspace_of_cublas_stays(monkeypatch: pytest.MonkeyPatch) -> None:

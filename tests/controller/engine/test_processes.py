@@ -25,6 +25,7 @@ SPECS: dict[str, TrialSpec] = {
     "gan on 4": make_spec("gan.py", slots=4),
     "gan on 6": make_spec("gan.py", slots=6),
     "reducing on 4": make_spec("reducing.py", slots=4, reporting_period="5ba"),
+    "carrying on 4": make_spec("carrying.py", slots=4),
     "embedding on 4": make_spec("embedding.py", slots=4),
     "embedding on 6, windows of 2": make_spec("embedding.py", slots=6, aggregation_frequency=2),
     "lbfgs on 4": make_spec("lbfgs.py", slots=4),

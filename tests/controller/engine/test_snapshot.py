@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from support import Run, make_spec, new_session, resume, run_session, write_trial
+from support import (
+    Run,
+    make_spec,
+    new_session,
+    resume,
+    run_session,
+    run_with_stops,
+    write_trial,
+)
 
 from trialrun import CheckpointError, TrialrunError
 from trialrun.controller.checkpoints.contents import METADATA_FILE, STATE_FILE
@@ -111,6 +119,52 @@ def test_the_number_of_optimizers_is_compared(tmp_path: Path) -> None:
         "The trial has 2 optimizers, but the checkpoint has 1. Restore the trial's code, or submit "
         "a new experiment."
     )
+
+
+@pytest.mark.parametrize("named", ["parameters", "named_parameters"])
+def test_a_group_that_was_added_in_training_is_added_again(tmp_path: Path, named: str) -> None:
+    source = f"""
+        import torch
+        from torch import nn
+        from trialrun import Callback
+        from trials.linear import Linear
+
+        class Unfreezing(Callback):
+            def __init__(self, trial):
+                self.trial = trial
+
+            def on_training_epoch_start(self, epoch_idx):
+                if epoch_idx:
+                    first = self.trial.model[epoch_idx - 1].requires_grad_(True)
+                    group = {{"params": list(first.{named}()), "lr": 0.01 * epoch_idx}}
+                    self.trial.optimizer.add_param_group(group)
+
+        class Gradual(Linear):
+            def make_model(self):
+                layers = [nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1)]
+                layers[0].requires_grad_(False), layers[1].requires_grad_(False)
+                return nn.Sequential(*layers).double()
+
+            def make_optimizer(self):
+                return torch.optim.Adam(self.model[2].{named}(), lr=0.1)
+
+            def build_callbacks(self):
+                return {{"unfreezing": Unfreezing(self)}}
+    """
+    # 12 records in global batches of 4: 3 batches an epoch.
+    file = write_trial(tmp_path, source)
+    spec = make_spec(file, slots=2, max_length="9ba")
+    straight = run_session(spec, tmp_path / "straight")
+    stops = [("progress", batches) for batches in (1, 4, 5, 8)]
+    stopped = run_with_stops(spec, tmp_path / "stopped", stops)
+    assert stopped.reported == straight.reported
+    groups = stopped.checkpoints[-1].contents.state["optimizers"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.1, 0.01, 0.02]
+    # With other code it still does not fit.
+    write_trial(tmp_path, source.replace("self.model[2].", "self.model."), "other.py")
+    other = resume(make_spec(tmp_path / "other.py", slots=2, max_length="12ba"), stopped)
+    with pytest.raises(CheckpointError, match="was model 0 2.weight and is now model 0 0.weight"):
+        new_session(other)
 
 
 def test_a_checkpoint_says_what_a_person_wants_to_know(original: tuple[TrialSpec, Run]) -> None:

@@ -1,7 +1,8 @@
 """What a checkpoint holds, and how it lies in its folder.
 
     model.safetensors      the model's parameters and buffers (model-0, model-1, ... for several)
-    state.pt               optimizers, schedulers and the unfinished reporting period; plain data
+    state.pt               optimizers, schedulers and the unfinished reporting period; plain data;
+                           tensors of types that safetensors does not know, as complex128
     metadata.json          what a person wants to know: clock, identity, metrics, versions, digest
 
 Nothing in it is unpickled as code: safetensors, ``torch.load(weights_only=True)`` and JSON.
@@ -22,6 +23,9 @@ from trialrun.controller.finite import with_words
 
 STATE_FILE = "state.pt"
 METADATA_FILE = "metadata.json"
+
+# Types of torch that the format does not know.
+_WITHOUT_SAFETENSORS = {torch.complex32, torch.complex128}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ def write_contents(contents: CheckpointContents, folder: Path) -> None:
     """
     extra_states = []
     for name, model in zip(model_file_names(len(contents.models)), contents.models, strict=True):
-        tensors = {key: value for key, value in model.items() if isinstance(value, torch.Tensor)}
+        tensors = {key: value for key, value in model.items() if fits_safetensors(value)}
         _save_tensors(tensors, folder / name)
         # A module's get_extra_state may return any plain data, which is no weight.
         extra_states.append({key: model[key] for key in model.keys() - tensors.keys()})
@@ -77,6 +81,11 @@ def read_contents(folder: Path) -> CheckpointContents:
             f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
         ) from error
     return CheckpointContents(models=models, state=state, metadata=metadata)
+
+
+def fits_safetensors(value: Any) -> bool:
+    """Returns whether an entry of a model's state can lie in its safetensors file."""
+    return isinstance(value, torch.Tensor) and value.dtype not in _WITHOUT_SAFETENSORS
 
 
 def model_file_names(count: int) -> list[str]:

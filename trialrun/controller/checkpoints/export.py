@@ -3,8 +3,9 @@
 model.safetensors      one for each model: model-0, model-1, ... for several
 metadata.json          hyperparameters, metrics, batches, digest, versions, and the files' hashes
 optimizer.pt           on request, one for each optimizer: its state_dict
-extra_state.pt         where modules keep more than tensors, or buffers outside of their state, or
-                       the trial has a state of its own
+extra_state.pt         where modules keep more than tensors, or tensors of types that safetensors
+                       does not know, or buffers outside of their state, or the trial has a state of
+                       its own
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import Any
 import torch
 
 from trialrun._errors import CheckpointError
-from trialrun.controller.checkpoints.contents import METADATA_FILE, STATE_FILE
+from trialrun.controller.checkpoints.contents import (
+    METADATA_FILE,
+    STATE_FILE,
+    fits_safetensors,
+)
 from trialrun.controller.checkpoints.digest import digest, digest_like
 from trialrun.controller.checkpoints.digest_text import short
 from trialrun.controller.checkpoints.manifest import make_manifest
@@ -87,7 +92,7 @@ def _write_weights(source: Path, weights: Weights, folder: Path) -> list[str]:
     for name in find_model_files(source):
         shutil.copyfile(source / name, folder / name)
     extra_states = [
-        {key: value for key, value in model.items() if not isinstance(value, torch.Tensor)}
+        {key: value for key, value in model.items() if not fits_safetensors(value)}
         for model in weights.models
     ]
     if any(extra_states) or any(weights.buffers) or weights.trial_state:

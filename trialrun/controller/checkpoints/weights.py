@@ -1,8 +1,9 @@
 """What was learned, without what training needs to go on: read from a checkpoint or an export.
 
 Both hold ``metadata.json`` and ``model.safetensors`` (``model-0``, ``model-1``, ... for several).
-What a module keeps besides tensors, and buffers that its own state leaves out, lie in the
-checkpoint's ``state.pt``, or in the export's ``extra_state.pt`` where there are any.
+What a module keeps besides tensors, tensors of types that safetensors does not know, and buffers
+that its own state leaves out, lie in the checkpoint's ``state.pt``, or in the export's
+``extra_state.pt`` where there are any.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ _UNREPEATABLE = re.compile(
 
 _FILTERED = ".* does not have a deterministic implementation"
 
+_COMPILER_SETTINGS = ("automatic_dynamic_shapes", "fail_on_recompile_limit_hit")
+
 
 class NondeterministicOperationError(TrialrunError):
     """An operation gives other bits each time, and ``deterministic: strict`` forbids it."""
@@ -66,6 +68,12 @@ def make_deterministic(mode: Deterministic, warns: bool = True) -> None:
     torch.use_deterministic_algorithms(True, warn_only=not is_strict)
     # Filling costs a pass over the memory, so it is for those who want to be certain.
     _FILLING.fill_uninitialized_memory = is_strict
+    compiler = _compiler_config()
+    # Else the second shape of a batch, such as that of a validation, brings a kernel for all
+    # shapes, which rounds otherwise: after a resume other shapes may come first.
+    compiler.automatic_dynamic_shapes = False
+    # Else what is compiled after a number of shapes is not compiled at all.
+    compiler.fail_on_recompile_limit_hit = is_strict
     if not is_strict:
         shown = warnings.showwarning
         if not isinstance(shown, _OperationWarnings):
@@ -83,10 +91,14 @@ def kept_determinism() -> Iterator[None]:
         _FILLING.fill_uninitialized_memory,
     )
     workspace = os.environ.get(CUBLAS_WORKSPACE)
+    compiler = _compiler_config()
+    compiled = {name: getattr(compiler, name) for name in _COMPILER_SETTINGS}
     shown = warnings.showwarning
     try:
         yield
     finally:
+        for name, value in compiled.items():
+            setattr(compiler, name, value)
         cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
         if torch.get_deterministic_debug_mode() != debug_mode:
             torch.use_deterministic_algorithms(debug_mode > 0, warn_only=debug_mode == 1)
@@ -152,6 +164,13 @@ class _OperationWarnings:
                     "silences this.",
                     _sentence(operation, _line_above(sys._getframe(1))),
                 )
+
+
+def _compiler_config() -> Any:
+    # Loaded late, as it takes long; torch loads it itself where an optimizer is made.
+    import torch._dynamo.config
+
+    return torch._dynamo.config
 
 
 def _is_ours(entry: tuple[Any, ...]) -> bool:

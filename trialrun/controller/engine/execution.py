@@ -38,7 +38,7 @@ from trialrun.controller.engine.reports.reducers import SlotReducers
 from trialrun.controller.engine.schedule import Event
 from trialrun.controller.engine.steps.mixed_precision import MixedPrecision, as_it_runs
 from trialrun.controller.engine.steps.optimization import StepRequest
-from trialrun.controller.engine.steps.parameters import require_initialized
+from trialrun.controller.engine.steps.parameters import require_dense, require_initialized
 from trialrun.controller.engine.steps.stepping import Stepping, meeting_places, plain_backward
 from trialrun.controller.engine.steps.unwrapped_schedulers import note_schedulers
 from trialrun.controller.engine.stopping import StopRequest
@@ -201,6 +201,7 @@ class Execution(Engine):
         self._callbacks = callbacks
         self._epoch_length = epoch_length
         require_initialized(context.models)
+        require_dense(context.models)
         self._train_batch = self.as_it_runs(trial.train_batch)
         self.buffers = ModelBuffers(context.models)
         self.reducers = SlotReducers(

@@ -169,6 +169,9 @@ class Snapshots:
             _restore_modes(model, state["modes"][index])
         self._require_same_optimizers(state["optimizer_types"], state["optimizer_parameters"])
         for index, optimizer in enumerate(context.optimizers):
+            self._add_later_groups(
+                optimizer, state["optimizers"][index], state["optimizer_parameters"][index]
+            )
             try:
                 optimizer.load_state_dict(plain.restore(state["optimizers"][index]))
                 _restore_types(optimizer, state["optimizers"][index])
@@ -214,12 +217,30 @@ class Snapshots:
             asks_for_stop = states[slot].get("asks_for_stop", False)
             self._execution.load_stop_request(slot, asks_for_stop)
 
-    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
-        names = {
-            parameter: f"model {index} {name}"
+    def _add_later_groups(
+        self, optimizer: torch.optim.Optimizer, saved: dict[str, Any], names: list[str]
+    ) -> None:
+        """Adds the groups that the trial added as it trained, such as layers that it unfroze."""
+        by_name = self._parameters_by_name()
+        known = {p for group in optimizer.param_groups for p in group["params"]}
+        for group in saved["param_groups"][len(optimizer.param_groups) :]:
+            parameters: list[Any] = [by_name.get(names[place]) for place in group["params"]]
+            if any(parameter is None or parameter in known for parameter in parameters):
+                return  # the code has changed, as loading is about to say
+            if "param_names" in group:
+                parameters = list(zip(group["param_names"], parameters, strict=True))
+            # All else that the group says is loaded with the others'.
+            optimizer.add_param_group({"params": parameters})
+
+    def _parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
+        return {
+            f"model {index} {name}": parameter
             for index, model in enumerate(self._context.models)
             for name, parameter in model.named_parameters()
         }
+
+    def _parameter_names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        names = {parameter: name for name, parameter in self._parameters_by_name().items()}
         return [names[p] for group in optimizer.param_groups for p in group["params"]]
 
     def _require_same_optimizers(self, recorded: list[str], parameters: list[list[str]]) -> None:

@@ -26,7 +26,12 @@ from trialrun.controller.inference.predicting import predict_into
 from trialrun.controller.inference.selection import select_checkpoint
 from trialrun.controller.inference.tables import TableFormat
 from trialrun.controller.launch.bell import Bell, BellListener
-from trialrun.controller.launch.child import listen, log_file, redirect_output
+from trialrun.controller.launch.child import (
+    listen,
+    log_file,
+    redirect_output,
+    start_children_as_usual,
+)
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.joining import join, leave
@@ -168,6 +173,7 @@ def _do_share(share: _Share) -> dict[str, Any]:
     """The entry point of a process under torch's elastic agent."""
     place = Place.from_environment()  # set by the agent
     redirect_output(log_file(share.folder, place.rank))
+    start_children_as_usual()
     logging.getLogger().setLevel(logging.WARNING)
     # The terminal sends Ctrl-C to everybody; the command ends, and with it the line to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -29,6 +30,15 @@ def redirect_output(path: Path) -> None:
     # What the trial logs is for its author; what libraries log is not, unless it warns.
     for library in ("torch", "sqlalchemy", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def start_children_as_usual() -> None:
+    """Lets what the trial starts, such as workers of its own loaders, begin as anywhere else.
+
+    A process that was forked by a server would have them forked by another: each would load torch
+    anew, and could be given only what can be pickled.
+    """
+    multiprocessing.set_start_method(None, force=True)
 
 
 def listen(stop_request: StopRequest, bell: BellListener, on_dead: Callable[[], None]) -> None:

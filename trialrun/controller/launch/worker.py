@@ -21,7 +21,12 @@ from trialrun.controller.engine.rehearsal import rehearse
 from trialrun.controller.engine.session import TrialSession, TrialSpec, open_session
 from trialrun.controller.engine.stopping import StopRequest
 from trialrun.controller.launch.bell import BellListener
-from trialrun.controller.launch.child import listen, log_file, redirect_output
+from trialrun.controller.launch.child import (
+    listen,
+    log_file,
+    redirect_output,
+    start_children_as_usual,
+)
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
 from trialrun.controller.launch.hanging import tell_stacks
@@ -69,6 +74,7 @@ def train_process(assignment: Assignment) -> str:
     """
     place = Place.from_environment()  # set by the agent
     redirect_output(log_file(assignment.attempt_folder, place.rank))
+    start_children_as_usual()
     tell_stacks()
     stop_request = StopRequest()
     _hear_signals(stop_request)

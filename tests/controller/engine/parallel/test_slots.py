@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import decimal
 import signal
 import sys
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +48,21 @@ def local() -> RecordingLocals:
 
 def folded(slots: range, local: RecordingLocals) -> FoldedSlots:
     return FoldedSlots(slots, local, lambda: torch.set_num_threads(1))
+
+
+def test_slots_find_what_the_trial_has_set_for_its_thread(local: RecordingLocals) -> None:
+    seen = []
+
+    def look(slot: int) -> None:
+        made_on = torch.zeros(1).device.type
+        seen.append((slot, np.geterr()["over"], decimal.getcontext().prec, made_on))
+
+    with np.errstate(over="raise"), decimal.localcontext(prec=7), torch.device("meta"):
+        prepare_thread = thread_preparation(torch.device("cpu"), 1)
+        slots = FoldedSlots(range(2), local, prepare_thread)
+        slots.run(look)
+    slots.close()
+    assert seen == [(0, "raise", 7, "meta"), (1, "raise", 7, "meta")]
 
 
 MAKERS: dict[str, Callable[[RecordingLocals], Slots]] = {

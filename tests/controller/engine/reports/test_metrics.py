@@ -63,10 +63,11 @@ def test_every_scalar_is_a_metric() -> None:
     assert all(type(value) is float for value in floats.values())
 
 
-def test_one_tensor_from_train_batch_is_the_loss() -> None:
-    assert to_floats([check_scalars(torch.tensor(2.0), "train_batch")]) == [{"loss": 2.0}]
-    assert message(check_scalars, torch.tensor(2.0), "evaluate_batch") == (
-        "evaluate_batch returned a Tensor. Return a dictionary of metric names and numbers."
+@pytest.mark.parametrize("source", ["train_batch", "evaluate_batch", "evaluate_full_dataset"])
+def test_one_tensor_is_the_loss(source: str) -> None:
+    assert to_floats([check_scalars(torch.tensor(2.0), source)]) == [{"loss": 2.0}]
+    assert message(check_scalars, torch.ones(3), source).startswith(
+        f"Metric 'loss' returned by {source} is a Tensor of shape (3,)"
     )
 
 
@@ -94,7 +95,8 @@ def test_anything_but_a_dictionary_is_refused(returned: Any, kind: str) -> None:
         "scalar tensor, the loss."
     )
     assert message(check_scalars, returned, "evaluate_batch") == (
-        f"evaluate_batch returned {kind}. Return a dictionary of metric names and numbers."
+        f"evaluate_batch returned {kind}. Return a dictionary of metric names and numbers, or one "
+        "scalar tensor, the loss."
     )
 
 

@@ -70,6 +70,22 @@ class Lazy(Linear):
     assert run.batches == 8
 
 
+def test_a_sparse_buffer_is_named_with_the_way_out(tmp_path: Path) -> None:
+    source = """
+class Graph(Linear):
+    def make_model(self):
+        model = super().make_model()
+        edges = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        model.register_buffer("edges", torch.sparse_coo_tensor(edges, torch.ones(3)))
+        return model
+"""
+    assert refusal(tmp_path, source, slots=2) == (
+        "Buffer edges of model 0 is a sparse tensor (torch.sparse_coo), which is neither shared "
+        "between processes nor kept in checkpoints. Register its indices and its values, and make "
+        "the sparse tensor of them in forward."
+    )
+
+
 def test_every_parameter_has_a_name() -> None:
     first, second = nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1, bias=False))
     second.append(first)

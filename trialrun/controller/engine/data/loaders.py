@@ -96,7 +96,7 @@ class AddressedBatches:
         # The one that loads now, which nobody must keep longer than it is wanted.
         self._iterator: Callable[[], Any] = lambda: None
         pin_memory = loader.pin_memory and torch.cuda.is_available()
-        # By name: the training process itself was started by another method.
+        # By name: another method, which may be the usual one, could not send the dataset as it is.
         context = loader.multiprocessing_context or "fork"
         if loader.num_workers > 0 or pin_memory:
             self._torch_loader = TorchDataLoader(

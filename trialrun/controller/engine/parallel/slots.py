@@ -11,9 +11,10 @@ change how the next one computes.
 from __future__ import annotations
 
 import abc
+import contextvars
 import threading
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 
@@ -21,6 +22,7 @@ from trialrun._errors import TrialrunError
 from trialrun.controller.engine.parallel.meetings import unequal_steps
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _HEAR_SIGNALS_SECONDS = 0.5
 
@@ -197,7 +199,7 @@ class FoldedSlots(Slots):
         # Not before the first batch: a trial that is refused while it is set up leaves none behind.
         self._threads = [
             threading.Thread(
-                target=_named(f"slot_{slot}", self._serve),
+                target=in_present_context(_named(f"slot_{slot}", self._serve)),
                 args=(index,),
                 name=f"slot-{slot}",
                 daemon=True,
@@ -278,13 +280,34 @@ def _named(name: str, function: Callable[[int], None]) -> Callable[[int], None]:
     return run
 
 
+def in_present_context(function: Callable[P, None]) -> Callable[P, None]:
+    """Returns a function for a new thread that finds there what the trial has set in this one.
+
+    Settings of torch's compiler, ``numpy.seterr`` and the precision of ``decimal`` are context
+    variables, which a new thread has not.
+    """
+    context = contextvars.copy_context()
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        context.run(function, *args, **kwargs)
+
+    return run
+
+
 def thread_preparation(device: torch.device, num_threads: int) -> Callable[[], None]:
-    """Returns what a new thread calls first: settings that belong to a thread, not the process."""
+    """Returns what a new thread calls first: settings that belong to a thread, not the process.
+
+    Called where the trial has been made, which may have said where torch makes tensors.
+    """
+    default_device = torch.get_default_device()
 
     def prepare_thread() -> None:
         torch.set_num_threads(num_threads)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        # Once set it costs something at every operation.
+        if torch.get_default_device() != default_device:
+            torch.set_default_device(default_device)
 
     return prepare_thread
 

@@ -31,20 +31,19 @@ def check_scalars(returned: Any, source: str, advice: str = _ADVICE) -> Scalars:
     """Returns what ``train_batch`` or ``evaluate_batch`` returned as names and scalars.
 
     Args:
-        returned: A dictionary of scalars; from ``train_batch`` also one scalar tensor.
+        returned: A dictionary of scalars, or one scalar tensor.
         source: The method's name, for errors.
         advice: What to do where a value is no scalar.
 
     Raises:
         InvalidMetricError: It is not that; the message names the metric and its type.
     """
-    if isinstance(returned, torch.Tensor) and source == "train_batch":
+    if isinstance(returned, torch.Tensor):
         returned = {"loss": returned}
     if not isinstance(returned, Mapping):
-        alone = ", or one scalar tensor, the loss" if source == "train_batch" else ""
         raise InvalidMetricError(
             f"{source} returned {type_of(returned)}. Return a dictionary of metric names and "
-            f"numbers{alone}."
+            "numbers, or one scalar tensor, the loss."
         )
     scalars: Scalars = {}
     for name, value in returned.items():

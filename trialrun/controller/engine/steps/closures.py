@@ -21,6 +21,7 @@ import torch
 from trialrun._engine import Closure
 from trialrun._errors import InvalidTrialError
 from trialrun._wording import type_of
+from trialrun.controller.engine.parallel.slots import in_present_context
 
 
 def requires_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -74,7 +75,8 @@ class PausedStep:
         self._is_abandoned = False
         self._optimizers_turn = threading.Semaphore(0)
         self._slots_turn = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name="optimizer", daemon=True)
+        run = in_present_context(self._run)
+        self._thread = threading.Thread(target=run, name="optimizer", daemon=True)
         self._thread.start()
 
     def advance(self, loss: torch.Tensor | None = None) -> None:

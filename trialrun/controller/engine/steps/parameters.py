@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,6 +36,23 @@ def require_initialized(models: Sequence[torch.nn.Module]) -> None:
                 "model once in the trial's __init__, on an example of the right shape, before the "
                 "optimizer is made."
             )
+
+
+def require_dense(models: Sequence[torch.nn.Module]) -> None:
+    """Refuses parameters and buffers that are sparse tensors.
+
+    Raises:
+        InvalidTrialError: The message names one, and how to have it all the same.
+    """
+    for index, model in enumerate(models):
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+            if tensor.layout is not torch.strided:
+                kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else "Buffer"
+                raise InvalidTrialError(
+                    f"{kind} {name} of model {index} is a sparse tensor ({tensor.layout}), which "
+                    "is neither shared between processes nor kept in checkpoints. Register its "
+                    "indices and its values, and make the sparse tensor of them in forward."
+                )
 
 
 def require_unshared(optimizers: Sequence[WrappedOptimizer], names: Names) -> None:
