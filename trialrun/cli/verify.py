@@ -120,9 +120,8 @@ def _print_result(result: ScenarioResult) -> None:
     if result.failure is not None:
         click.echo(f"          the run failed: {result.failure}")
     if result.parting is not None:
-        for difference in result.parting.to_json().values():
-            if difference is not None:
-                click.echo(f"          {difference}")
+        for difference in result.parting.differences:
+            click.echo(f"          {difference}")
 
 
 def _print_end(report: Report) -> None:
@@ -131,11 +130,16 @@ def _print_end(report: Report) -> None:
     held = sum(result.holds for result in report.results)
     if report.holds:
         click.echo(
-            f"All {held + 1} runs of {count(report.batches, 'batch')} ended with the same bits: "
-            f"digest {short(report.digest)}."
+            f"Trained in {held} other ways, {count(report.batches, 'batch')} end with the same "
+            f"bits: digest {short(report.digest)}."
         )
         return
-    click.echo(f"Runs that differ: {len(report.results) - held} of {len(report.results)}.")
+    click.echo(f"Ways that differ: {len(report.results) - held} of {len(report.results)}.")
+    if not report.is_repeatable:
+        click.echo(
+            "The same run differs from itself, so nothing could be seen in others: they were not "
+            "made. Mend that, and verify again."
+        )
     if report.causes:
         click.echo("Likely causes:")
     for cause in report.causes:

@@ -88,15 +88,29 @@ def test_a_request_may_come_during_a_validation_which_is_then_owed(tmp_path: Pat
 def test_attributes_that_training_changes_and_no_checkpoint_holds_are_named(
     tmp_path: Path,
 ) -> None:
-    _, diaries = run(make_spec(write_trial(tmp_path, SHAPES)), tmp_path)
-    assert diaries.changed == ["scratch", "seen"]
+    spec = make_spec(write_trial(tmp_path, SHAPES))
+    _, diaries = run(spec, tmp_path, watches_state=True)
+    assert [change.name for change in diaries.changed if not change.is_saved] == [
+        "self.scratch",
+        "self.seen",
+    ]
+    assert [change.name for change in diaries.changed if change.is_saved] == ["self._kept"]
 
 
 def test_a_trial_that_keeps_nothing_is_not_blamed(tmp_path: Path) -> None:
-    for name in ("conv.py", "gan.py", "reducing.py"):
-        _, diaries = run(make_spec(name), tmp_path / name)
-        assert diaries.changed == []
+    for name in ("averaging.py", "conv.py", "gan.py", "reducing.py", "lbfgs.py"):
+        _, diaries = run(make_spec(name), tmp_path / name, watches_state=True)
+        assert [change.name for change in diaries.changed if not change.is_saved] == []
         assert diaries.records
+
+
+def test_a_trial_that_ends_itself_is_looked_at_before_its_planned_end(tmp_path: Path) -> None:
+    source = SHAPES.replace(
+        "self.seen += 1", "self.seen += 1; self.context.set_stop_requested(True)"
+    )
+    ended, diaries = run(make_spec(write_trial(tmp_path, source)), tmp_path, watches_state=True)
+    assert ended.batches < 8
+    assert "self.seen" in [change.name for change in diaries.changed]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
