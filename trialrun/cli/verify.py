@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trialrun._wording import count
-from trialrun.cli._options import json_option
+from trialrun.cli._options import json_option, submission_options
 from trialrun.cli._output import print_json
 from trialrun.controller.launch.server import start_server
 from trialrun.controller.trial_target import split_target
@@ -25,15 +25,7 @@ _EXIT_STOPPED = 130
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE.yaml",
-    help="As with submit; lengths and periods in it do not matter. Default: trial.yaml beside it.",
-)
-@click.option("--slots", type=int, help="Logical workers that share each batch.")
-@click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
-@click.option("--seed", type=int, help="All randomness is a function of it. Default: 0.")
+@submission_options
 @click.option("--batches", "num_batches", default=24, show_default=True, help="Of each run.")
 @json_option
 def verify(
@@ -56,7 +48,7 @@ def verify(
     given, all metrics and every checkpoint are compared. Nothing is left on record.
 
     Exit code 0: all runs ended with the same bits. 1: some did not; it says which, where they part
-    and what may be the cause.
+    and what may be the cause. Lengths and periods of the configuration do not matter.
     """
     from trialrun.cli._submission import read_submission
 

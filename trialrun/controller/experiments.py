@@ -47,6 +47,7 @@ def submit_experiment(
     trial_file: Path,
     trial_class: str | None,
     config: ExperimentConfig,
+    working_directory: Path | None = None,
 ) -> tuple[ExperimentRow, TrialRow]:
     """Records a new experiment with one trial, whose class is in a file.
 
@@ -56,13 +57,20 @@ def submit_experiment(
         trial_file: The user's file; a copy of it is kept.
         trial_class: Which class in it, if it has several.
         config: Its configuration. Threads that it leaves open are chosen here, once.
+        working_directory: Where the file finds modules besides its own folder; default: the
+            current folder.
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
         CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
     return record_experiment(
-        database, home, trial_file=trial_file, trial_class=trial_class or "", config=config
+        database,
+        home,
+        trial_file=trial_file,
+        trial_class=trial_class or "",
+        config=config,
+        working_directory=working_directory or Path.cwd(),
     )
 
 
@@ -73,6 +81,7 @@ def record_experiment(
     trial_file: Path | None,
     trial_class: str,
     config: ExperimentConfig,
+    working_directory: Path | None = None,
 ) -> tuple[ExperimentRow, TrialRow]:
     """Records a new experiment with one trial, wherever its class comes from.
 
@@ -83,6 +92,7 @@ def record_experiment(
             defined in an interactive session.
         trial_class: The class; see ``going_on.is_of_script``.
         config: Its configuration. Threads that it leaves open are chosen here, once.
+        working_directory: Where the file finds modules besides its own folder, if anywhere.
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
@@ -106,6 +116,7 @@ def record_experiment(
         seed=config.seed,
         experiments_directory=home.experiments,
         git_commit=None if trial_file is None else _git_commit(trial_file.parent),
+        working_directory=working_directory,
     )
     folder = Path(experiment.directory)
     try:

@@ -318,7 +318,7 @@ class Verification:
         return likely_causes(
             partings,
             changed=sorted({*straight.diaries.changed, *self._changed}),
-            suspects=find_suspects(self._subject.trial_file),
+            suspects=find_suspects(self._subject.trial_file, Path.cwd()),
             nondeterministic=self._refused_operation(),
         )
 
