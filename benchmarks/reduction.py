@@ -1,6 +1,6 @@
 """The ordered sum of gradients on P processes against torch's all-reduce of the same bytes.
 
-    python benchmarks/reduction.py [--quick] [--dtype bfloat16]
+    python benchmarks/reduction.py [--quick] [--dtype bfloat16] [--collectives]
 
 Each process has a model's gradients, as a few large tensors or as many uneven small ones. trialrun
 does what its optimizer step does: it takes each slot's ``grad``, adds all of them along the tree,
@@ -149,7 +149,7 @@ def measure(
 def work(rank: int, num_slots: int, size: int, store: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    group = ProcessGroup(torch.device("cpu"))
+    group = ProcessGroup(torch.device("cpu"), shares_memory=not options.collectives)
     dtype = getattr(torch, options.dtype)
     worst = 0.0
     for megabytes in QUICK_MEGABYTES if options.quick else MEGABYTES:
@@ -182,6 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--cpu", action="store_true", help="processor time of all processes")
+    parser.add_argument(
+        "--collectives", action="store_true", help="as between machines: no memory is shared"
+    )
     parser.add_argument("--rounds", type=int, default=None, help="of the smallest models")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     options = parser.parse_args()

@@ -21,7 +21,7 @@ from trialrun.controller.engine.determinism import kept_determinism
 settings.register_profile("pinned", derandomize=True)
 settings.load_profile("pinned")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 # The last with its root, since a checkout may itself lie in a folder of that name.
 TRIAL_FILES = ("/trials/", "/pytest-", str(Path(__file__).parents[1] / "examples") + "/")

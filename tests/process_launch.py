@@ -38,7 +38,9 @@ class Launcher:
         self._folder = folder
         self._num_launches = 0
 
-    def launch(self, num_processes: int, jobs: list[Any]) -> list[list[Any]]:
+    def launch(
+        self, num_processes: int, jobs: list[Any], *, shares_memory: bool = True
+    ) -> list[list[Any]]:
         """Runs all jobs in one go and returns, for each process, their results.
 
         A job is called with the collectives; one that raises gives its exception's text.
@@ -46,16 +48,17 @@ class Launcher:
         self._num_launches += 1
         store = self._folder / f"store-{self._num_launches}"
         return call_in_processes(
-            _work, [(rank, num_processes, store, jobs) for rank in range(num_processes)]
+            _work,
+            [(rank, num_processes, store, jobs, shares_memory) for rank in range(num_processes)],
         )
 
 
-def _work(rank: int, size: int, store: Path, jobs: list[Any]) -> list[Any]:
+def _work(rank: int, size: int, store: Path, jobs: list[Any], shares_memory: bool) -> list[Any]:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", store=dist.FileStore(str(store), size), rank=rank, world_size=size
     )
-    collectives = ProcessGroup(torch.device("cpu"))
+    collectives = ProcessGroup(torch.device("cpu"), shares_memory=shares_memory)
     results = [_result(job, collectives) for job in jobs]
     dist.destroy_process_group()
     return results

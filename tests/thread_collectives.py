@@ -49,11 +49,12 @@ class _Known(PendingGather):
 
 
 class ThreadCollectives(Collectives):
-    """One of P threads."""
+    """One of P threads; it counts what it sends to each other one."""
 
     def __init__(self, rank: int, size: int, exchange: _Exchange) -> None:
         self.rank = rank
         self.size = size
+        self.num_exchanges = 0
         self._exchange = exchange
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
@@ -75,6 +76,7 @@ class ThreadCollectives(Collectives):
     def all_to_all(
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
     ) -> torch.Tensor:
+        self.num_exchanges += 1
         stretches = self._exchange(self.rank, chunks.clone().split(send_sizes))
         mine = [sent[self.rank] for sent in stretches]
         assert [stretch.numel() for stretch in mine] == receive_sizes
@@ -85,7 +87,11 @@ class ThreadCollectives(Collectives):
 
 
 def run_on_threads(
-    size: int, task: Callable[[Collectives], T], *, shares_memory: bool = False
+    size: int,
+    task: Callable[[Collectives], T],
+    *,
+    shares_memory: bool = False,
+    sums_early: bool = False,
 ) -> list[T]:
     """Calls the task on every simulated process and returns the results in rank order.
 
@@ -93,8 +99,9 @@ def run_on_threads(
         size: P.
         task: Called with the collectives.
         shares_memory: Whether they sum in memory that each has mapped, as real processes do.
+        sums_early: Whether they have a second way for tensors, as where they share no memory.
     """
-    exchange = _Exchange(size)
+    exchange, early = _Exchange(size), _Exchange(size)
     name = uuid.uuid4().hex
     results: list[Any] = [None] * size
     failures: list[BaseException] = []
@@ -106,10 +113,13 @@ def run_on_threads(
                 lines = Lines(rank, size, name, exchange.wait)
                 collectives.shared_memory = share_memory(lines, rank=rank, size=size)
                 assert collectives.shared_memory is not None
+            if sums_early:
+                collectives.early = ThreadCollectives(rank, size, early)
             results[rank] = task(collectives)
         except BaseException as error:
             failures.append(error)
             exchange.abort()
+            early.abort()
         finally:
             # One that has failed leaves nobody waiting.
             if collectives.shared_memory is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trialrun._engine import Engine
 from trialrun._errors import ConfigurationError, InvalidTrialError
+from trialrun._forking import no_fork
 from trialrun._wording import with_type
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class TensorBoard:
         with self._making:
             if self._writer is None:
                 _require_installed("get_tensorboard_writer() was called")
-                from trialrun._tensorboard_writer import SlotZeroWriter
+                with no_fork():  # it may be the thread for reported metrics that comes here first
+                    from trialrun._tensorboard_writer import SlotZeroWriter
 
                 self._writer = SlotZeroWriter(
                     self.path, engine=self._engine, is_chief=self._is_chief

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -85,6 +87,15 @@ class Place:
 
     def attempts(self) -> list[AttemptRow]:
         return attempts_of_trial(self.database, 1)
+
+    def processes(self) -> list[int]:
+        """Returns all that write to this place's logs: training processes, loader workers."""
+        found = []
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if Path(os.readlink(process / "fd/1")).is_relative_to(self._home):
+                    found.append(int(process.name))
+        return found
 
     def describe(self, attempt: AttemptRow) -> str:
         """Returns why an attempt failed, and what its processes wrote."""

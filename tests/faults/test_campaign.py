@@ -25,6 +25,7 @@ from .commands import Command, Shell
 from .place import NUM_BATCHES, Outcome, Place
 
 LONGEST_WAIT_SECONDS = 1.2
+PATIENCE_SECONDS = 60.0
 SHARE_IN_TRAINING = 0.6
 """Of the faults; the others come whenever it may be: in a set-up, a stop, between attempts."""
 
@@ -113,6 +114,7 @@ def test_faults_change_nothing(
         assert metrics == straight[1]
         for attempt in place.attempts():
             assert attempt.error is None or ENDS.match(attempt.error), place.describe(attempt)
+        _require_all_ended(place)
         num_rounds += 1
         print(f"{num_faults - left} faults, {num_rounds} trials: all equal", flush=True)
     print(f"{num_faults} faults in {num_rounds} trials: {dict(counts)}")
@@ -152,6 +154,14 @@ def _comes_to_the_instant(
     while time.monotonic() < deadline and shell.poll(command) is None:
         time.sleep(0.005)
     return shell.poll(command) is None
+
+
+def _require_all_ended(place: Place) -> None:
+    """Nothing outlives the trial; a loader worker whose parent was killed notices in 5 seconds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left := place.processes():
+        assert time.monotonic() < deadline, f"still alive: {left}"
+        time.sleep(0.1)
 
 
 def _require_explained(code: int, text: str) -> None:

@@ -38,6 +38,12 @@ def test_a_process_that_ends_in_silence_is_the_cause_of_what_others_miss(
     assert cause.message.startswith("Process 1 ended with exit code 0 before the trial was comp")
 
 
+def test_one_that_was_done_is_not_the_cause(tmp_path: Path) -> None:
+    cause = first_cause(tmp_path, 7, {0: 0, 1: KILLED, 2: 0}, {})
+    assert (cause.kind, cause.process) == (FailureKind.LOST, 1)
+    assert cause.message.startswith("Process 1 was killed by SIGKILL.")
+
+
 def test_where_all_miss_each_other_the_first_says_why(tmp_path: Path) -> None:
     first = say(tmp_path, 1, FailureKind.PEER_LOST, "Process 1 of 3 could not join the others.")
     for process in (0, 2):

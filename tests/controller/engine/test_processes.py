@@ -126,6 +126,18 @@ def test_processes_give_the_bits_of_folded_slots(
         assert all(run.training == [] for run in results[1:])
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_that_share_no_memory_give_the_same_bits(
+    size: int, launcher: Launcher, folded: dict[str, Run], tmp_path: Path
+) -> None:
+    specs = specs_for(size)
+    jobs = [Job(spec, tmp_path / name) for name, spec in specs.items()]
+    (runs, *_) = launcher.launch(size, jobs, shares_memory=False)
+    for name, run in zip(specs, runs, strict=True):
+        assert isinstance(run, Run), run
+        assert run.reported == folded[name].reported, name
+
+
 def test_a_run_goes_on_with_another_number_of_processes(
     launcher: Launcher, folded: dict[str, Run], tmp_path: Path
 ) -> None:

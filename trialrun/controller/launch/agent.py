@@ -29,7 +29,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.launcher.api import LaunchConfig
 
 from trialrun._errors import TrialrunError
-from trialrun.controller.launch.server import START_METHOD
+from trialrun.controller.launch.finish import START_METHOD
 
 _MONITOR_SECONDS = 0.1
 _END_SECONDS = 30.0
@@ -135,6 +135,10 @@ class Agent(LocalElasticAgent):
             self._on_loss(self.exit_codes)
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
+            return_values = self._processes()._return_values
+            if len(return_values) == len(self._pids):
+                # One was killed when all had nothing left to do but to end.
+                return RunResult(state=WorkerState.SUCCEEDED, return_values=return_values)
             self._note_exit_codes()
         elif self.exit_codes:
             return RunResult(state=WorkerState.FAILED)

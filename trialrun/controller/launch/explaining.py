@@ -42,8 +42,7 @@ def explain(
         cause = error
     cause = named_operation(cause)
     lost_worker = _LOST_LOADER_WORKER.search(str(cause))
-    # A signal handler of torch raises it wherever the process is, such as while it waits for peers.
-    if isinstance(cause, RuntimeError | PeerLostError) and lost_worker:
+    if isinstance(cause, RuntimeError) and lost_worker:
         kind, trace = FailureKind.LOST, None
         message = f"Process {process} lost a loader worker {place}: {lost_worker[0]}."
     elif isinstance(cause, PeerLostError):

@@ -126,7 +126,7 @@ def first_cause(
         return failure
     # Nobody has failed by itself: a process has ended, and could not say why. It is the first of
     # those: the others have missed it, or were ended for its sake.
-    rank = (silent or list(exit_codes))[0]
+    rank = min(silent or exit_codes, key=lambda rank: exit_codes[rank] >= 0)
     how = _how_it_ended(rank, exit_codes)
     return Failure(
         kind=FailureKind.LOST,

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
 
-START_METHOD = "forkserver"
-
 _NO_TRACKER_WARNINGS = "ignore:resource_tracker:UserWarning"
 
 SAFE_PATH = "PYTHONSAFEPATH"

@@ -15,7 +15,7 @@ from python_start import run_python
 from torch.utils.data import TensorDataset
 
 from trialrun import DataLoader, samplers
-from trialrun.controller.engine.data.loaders import TrainingData, ValidationData
+from trialrun.controller.engine.data.loaders import TrainingData, ValidationData, _WorkerStart
 
 
 class Numbers:
@@ -291,3 +291,17 @@ def test_validation_data_can_be_gone_through_again() -> None:
         first, second = ([piece[2] for (piece,) in data.rounds()] for _ in range(2))
         assert len(first) == 3
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_loader_worker_that_is_orphaned_before_it_begins_ends() -> None:
+    def begin(parent: int | None) -> int | None:
+        worker = multiprocessing.get_context("fork").Process(
+            target=_WorkerStart(lambda number: os._exit(10 + number), parent), args=(7,)
+        )
+        worker.start()
+        worker.join()
+        return worker.exitcode
+
+    assert begin(os.getpid()) == 17
+    assert begin(os.getppid()) == 1  # the parent is another one than it was
+    assert begin(None) == 17

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trialrun._errors import CheckpointError, InvalidDataLoaderError
 from trialrun._wording import type_of
 from trialrun.controller import plain
-from trialrun.controller.engine.data.lost_workers import lost_workers_raise
+from trialrun.controller.engine.data.lost_workers import next_batch
 from trialrun.controller.engine.data.sources import (
     DataFacts,
     EvaluationPiece,
@@ -128,8 +128,7 @@ class ForeignValidationData(ValidationSource):
         while True:
             self._generators.enter(Stream.VALIDATION_DATA, number)
             try:
-                with lost_workers_raise():
-                    batch = next(iterator)
+                batch = next_batch(iterator)
             except StopIteration:
                 return
             yield [(0, number, batch)]
@@ -159,8 +158,7 @@ class _Stream:
         for _ in range(2):
             self._generators.enter(Stream.DATA, batch, self._slot)
             try:
-                with lost_workers_raise():
-                    return next(self._iterator)
+                return next_batch(self._iterator)
             except StopIteration:
                 self._epoch += 1
                 self._first_batch = batch

@@ -7,6 +7,7 @@ process does the loading.
 
 from __future__ import annotations
 
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from trialrun._data_loader import DataLoader
 from trialrun._fetching import BatchFunction, RecordIds
-from trialrun.controller.engine.data.lost_workers import lost_workers_raise
+from trialrun.controller.engine.data.lost_workers import next_batch
 from trialrun.controller.engine.data.order import DataOrder
 from trialrun.controller.engine.data.sources import (
     DataFacts,
@@ -95,6 +96,8 @@ class AddressedBatches:
         # The one that loads now, which nobody must keep longer than it is wanted.
         self._iterator: Callable[[], Any] = lambda: None
         pin_memory = loader.pin_memory and torch.cuda.is_available()
+        # By name: the training process itself was started by another method.
+        context = loader.multiprocessing_context or "fork"
         if loader.num_workers > 0 or pin_memory:
             self._torch_loader = TorchDataLoader(
                 self._dataset,
@@ -106,11 +109,10 @@ class AddressedBatches:
                 pin_memory=pin_memory,
                 pin_memory_device=loader.pin_memory_device,
                 timeout=loader.timeout,
-                worker_init_fn=_WorkerStart(loader.worker_init_fn),
-                # By name: the training process itself was started by another method.
-                multiprocessing_context=(loader.multiprocessing_context or "fork")
-                if loader.num_workers > 0
-                else None,
+                worker_init_fn=_WorkerStart(
+                    loader.worker_init_fn, os.getpid() if context == "fork" else None
+                ),
+                multiprocessing_context=context if loader.num_workers > 0 else None,
                 prefetch_factor=loader.prefetch_factor,
                 persistent_workers=loader.persistent_workers,
                 # Of its own, so that starting workers draws nothing from the trial's generators.
@@ -138,23 +140,34 @@ class AddressedBatches:
 
 
 class _LoadedElsewhere(Iterator[Any]):
-    """Takes batches from worker processes, and raises where one of those was lost."""
+    """Takes batches from worker processes."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
 
     def __next__(self) -> Any:
-        with lost_workers_raise():
-            return next(self._iterator)
+        return next_batch(self._iterator)
 
 
 class _WorkerStart:
-    """What a loader worker begins with, and then the user's own function."""
+    """What a loader worker begins with, and then the user's own function.
 
-    def __init__(self, user_function: Callable[[int], None] | None) -> None:
+    Args:
+        user_function: That function, called with the worker's number.
+        parent: Whose child a worker is; None: it is started in a way that has others between.
+    """
+
+    def __init__(
+        self, user_function: Callable[[int], None] | None, parent: int | None = None
+    ) -> None:
         self._user_function = user_function
+        self._parent = parent
 
     def __call__(self, worker: int) -> None:
+        # Torch's worker ends when its parent does, which it asks for here for the first time: one
+        # that is orphaned already would take its new parent for it, and never end.
+        if self._parent is not None and os.getppid() != self._parent:
+            os._exit(1)
         # Service managers send it to everybody; the training process says when loading ends. It
         # does so by the same signal to a worker that is stuck, and again when it ends itself.
         signal.signal(signal.SIGTERM, _obey_the_next_one)

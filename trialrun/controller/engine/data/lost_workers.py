@@ -7,77 +7,54 @@ the next pass starts its workers, the exception is dropped and the hook cut shor
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from collections.abc import Iterator
+from multiprocessing import connection
+from typing import TypeVar
 
 from torch._C import _error_if_any_worker_fails
-from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
+from torch.utils.data._utils import signal_handling
 
+T = TypeVar("T")
 
-class _ChildSignals:
-    """This process's SIGCHLD; a signal that comes at a bad time is kept for a good one."""
-
-    def __init__(self) -> None:
-        self._handler: Callable[[int, FrameType | None], Any] | None = None
-        self._may_raise = False
-        self._was_heard = False
-
-    def take(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # torch sets no handler there either
-        if signal.getsignal(signal.SIGCHLD) == self._hear:
-            return
-        # Torch sets its own once in a process, and would do so after this one.
-        _set_SIGCHLD_handler()
-        handler = signal.getsignal(signal.SIGCHLD)
-        self._handler = handler if callable(handler) else None
-        signal.signal(signal.SIGCHLD, self._hear)
-
-    @contextlib.contextmanager
-    def raised(self) -> Iterator[None]:
-        # In this order: a signal between the two lines is told of at once.
-        self._may_raise = True
-        try:
-            if self._was_heard:
-                self._tell(signal.SIGCHLD, None)
-            yield
-        finally:
-            self._may_raise = False
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._may_raise:
-            self._tell(number, frame)
-        else:
-            self._was_heard = True
-
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._was_heard = False
-        # What torch's handler does, too; but somebody may have put another in its place.
-        _error_if_any_worker_fails()
-        if self._handler is not None:
-            self._handler(number, frame)
-
-
-_SIGNALS = _ChildSignals()
+_LAST_BREATH_SECONDS = 1.0
 
 
 def defer_lost_workers() -> None:
-    """Lets a lost loader worker raise only within ``lost_workers_raise``, from now on.
+    """Takes torch's handler of SIGCHLD away: lost workers are told of by ``next_batch`` alone.
 
     A loader that is gone through elsewhere finds the loss by itself, within 5 seconds. On another
-    thread than the main one it does nothing, like torch.
+    thread than the main one this does nothing, as torch does not either.
     """
-    _SIGNALS.take()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    # It is set once in a process, with the first loader that has workers; so from here on never.
+    signal_handling._set_SIGCHLD_handler()
+    is_torchs = getattr(before, "__module__", None) == signal_handling.__name__
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None or is_torchs else before)
 
 
-def lost_workers_raise() -> contextlib.AbstractContextManager[None]:
-    """Raises where a loader worker was lost, now or since the last time.
+def next_batch(batches: Iterator[T]) -> T:
+    """Returns a loader's next batch.
+
+    Args:
+        batches: The loader's iterator, torch's or any other.
 
     Raises:
-        RuntimeError: Torch's, with the worker's process id.
+        StopIteration: There is none.
+        RuntimeError: A loader worker of this process was lost; it begins with "DataLoader worker"
+            and has the process id.
     """
-    return _SIGNALS.raised()
+    _error_if_any_worker_fails()
+    try:
+        return next(batches)
+    except (OSError, EOFError) as error:
+        # It may have died while it handed a batch over, and is no more when this is looked at.
+        workers = {worker.sentinel: worker for worker in getattr(batches, "_workers", ())}
+        for sentinel in connection.wait(list(workers), _LAST_BREATH_SECONDS):
+            raise RuntimeError(
+                f"DataLoader worker (pid {workers[sentinel].pid}) exited unexpectedly"
+            ) from error
+        raise

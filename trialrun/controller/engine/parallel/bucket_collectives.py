@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from trialrun.controller.engine.parallel.buckets import Bucket, BucketExchange, WithinProcess
-from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.parallel.collectives import Collectives, TensorCollectives
 
 _SENT_BYTES = 1 << 25
 """Of one bucket: enough to be worth the overhead of a message, or of a kernel's launch."""
@@ -32,7 +32,7 @@ class ThroughCollectives(BucketExchange):
         collectives: The processes.
     """
 
-    def __init__(self, collectives: Collectives) -> None:
+    def __init__(self, collectives: TensorCollectives) -> None:
         self._collectives = collectives
 
     def largest(self, num_rows: int, dtype: torch.dtype) -> int:

@@ -36,18 +36,45 @@ class PendingGather(abc.ABC):
         """
 
 
-class Collectives(abc.ABC):
-    """Operations that all processes of a trial call in the same order.
-
-    Objects travel as plain data (``controller.plain``): no code is unpickled from a socket.
-    """
+class TensorCollectives(abc.ABC):
+    """Exchanges of tensors, which all processes of a trial call in the same order."""
 
     rank: int
     """This process, 0 to ``size`` - 1."""
     size: int
     """P, the number of processes."""
+
+    @abc.abstractmethod
+    def all_to_all(
+        self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
+    ) -> torch.Tensor:
+        """Sends a stretch of ``chunks`` to each process and returns the stretches received.
+
+        Args:
+            chunks: One-dimensional, of sum(``send_sizes``) elements in order of receiver.
+            receive_sizes: Elements that each process sends here.
+            send_sizes: Elements that go to each process.
+
+        Returns:
+            One-dimensional, of sum(``receive_sizes``) elements in order of sender.
+        """
+
+    @abc.abstractmethod
+    def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
+        """Returns the one-dimensional chunks of all processes, of equal size, end to end."""
+
+
+class Collectives(TensorCollectives):
+    """Operations that all processes of a trial call in the same order.
+
+    Objects travel as plain data (``controller.plain``): no code is unpickled from a socket.
+    """
+
     shared_memory: SharedMemory | None = None
     """Where processes sum what is on the CPU, if they share memory."""
+    early: TensorCollectives | None = None
+    """A second way for tensors, on which another order may be kept; None where waiting for
+    others costs nothing, as in memory that processes share."""
 
     def close(self) -> None:  # noqa: B027 - one process has nothing to close
         """Takes down what was set up besides torch's own groups."""
@@ -83,25 +110,6 @@ class Collectives(abc.ABC):
     @abc.abstractmethod
     def start_gather(self, values: Sequence[int]) -> PendingGather:
         """Starts to send integers, equally many from each, to all processes; returns at once."""
-
-    @abc.abstractmethod
-    def all_to_all(
-        self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
-    ) -> torch.Tensor:
-        """Sends a stretch of ``chunks`` to each process and returns the stretches received.
-
-        Args:
-            chunks: One-dimensional, of sum(``send_sizes``) elements in order of receiver.
-            receive_sizes: Elements that each process sends here.
-            send_sizes: Elements that go to each process.
-
-        Returns:
-            One-dimensional, of sum(``receive_sizes``) elements in order of sender.
-        """
-
-    @abc.abstractmethod
-    def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
-        """Returns the one-dimensional chunks of all processes, of equal size, end to end."""
 
 
 class _OwnValues(PendingGather):
@@ -166,6 +174,39 @@ class _LinesGather(PendingGather):
         return [rows[rank] for rank in sorted(rows)]
 
 
+class _GroupTensors(TensorCollectives):
+    """Tensors over one group of ``torch.distributed``.
+
+    Args:
+        device: Where they travel; those on another device are moved there and back.
+        group: The group; None: the default one.
+    """
+
+    def __init__(self, device: torch.device, group: dist.ProcessGroup | None) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self.group = group
+        self._device = device
+
+    def all_to_all(
+        self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
+    ) -> torch.Tensor:
+        """Exchanges stretches with every process."""
+        sent = chunks.to(self._device)
+        received = sent.new_empty(sum(receive_sizes))
+        with _together():
+            torch_all_to_all_single(received, sent, receive_sizes, send_sizes, group=self.group)
+        return received.to(chunks.device)
+
+    def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
+        """Collects the chunks of all processes."""
+        sent = chunk.to(self._device)
+        gathered = sent.new_empty(self.size * sent.numel())
+        with _together():
+            _all_gather_flat(gathered, sent, group=self.group)
+        return gathered.to(chunk.device)
+
+
 class ProcessGroup(Collectives):
     """P > 1 over ``torch.distributed``: tensors by the device's backend, the rest by gloo.
 
@@ -173,9 +214,10 @@ class ProcessGroup(Collectives):
         device: Where gradients travel; the default group's backend serves it (gloo on the CPU, nccl
             on CUDA). Those of a model that is spread over more devices are moved there and back.
             The default group must be initialized.
+        shares_memory: Whether processes may sum in memory that they share, where they can.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, shares_memory: bool = True) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self._device = device
@@ -184,12 +226,16 @@ class ProcessGroup(Collectives):
         # waits for the GPU.
         self._host_group = dist.new_group(backend="gloo")
         self._lines = self._new_lines()
-        if device.type == "cpu":
+        if device.type == "cpu" and shares_memory:
             # Lines of its own: an announcement may be under way on the others.
             lines = self._new_lines()
             self.shared_memory = share_memory(lines, rank=self.rank, size=self.size)
             if self.shared_memory is None:
                 lines.close()
+        self._tensors = _GroupTensors(device, None)
+        self._early: _GroupTensors | None = None
+        if self.shared_memory is None:
+            self.early = self._early = _GroupTensors(device, dist.new_group())
 
     def _new_lines(self) -> Lines:
         with _together():
@@ -213,7 +259,10 @@ class ProcessGroup(Collectives):
         """
         if dist.is_initialized():  # else the script has ended its group, and all others with it
             dist.destroy_process_group(self._host_group)
+            if self._early is not None:
+                dist.destroy_process_group(self._early.group)
         del self._host_group
+        self.early = self._early = None
 
     def gather(self, value: Any, name: str) -> list[Any] | None:
         """Collects one plain value from each process, on the chief."""
@@ -268,16 +317,8 @@ class ProcessGroup(Collectives):
         self, chunks: torch.Tensor, receive_sizes: list[int], send_sizes: list[int]
     ) -> torch.Tensor:
         """Exchanges stretches with every process."""
-        sent = chunks.to(self._device)
-        received = sent.new_empty(sum(receive_sizes))
-        with _together():
-            torch_all_to_all_single(received, sent, receive_sizes, send_sizes)
-        return received.to(chunks.device)
+        return self._tensors.all_to_all(chunks, receive_sizes, send_sizes)
 
     def all_gather(self, chunk: torch.Tensor) -> torch.Tensor:
         """Collects the chunks of all processes."""
-        sent = chunk.to(self._device)
-        gathered = sent.new_empty(self.size * sent.numel())
-        with _together():
-            _all_gather_flat(gathered, sent)
-        return gathered.to(chunk.device)
+        return self._tensors.all_gather(chunk)

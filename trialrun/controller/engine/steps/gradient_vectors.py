@@ -108,9 +108,12 @@ class Summand:
         flats: For each place the slot's gradient, flat; None where it has none.
     """
 
+    flats: Sequence[torch.Tensor | None] | None
+    vector: Vector | None
+
     def __init__(self, flats: Sequence[torch.Tensor | None]) -> None:
-        self.flats: Sequence[torch.Tensor | None] | None = flats
-        self.vector: Vector | None = None
+        self.flats = flats
+        self.vector = None
 
     def move_into(self, vector: Vector) -> None:
         """Copies the gradients, so that the slot's memory may be used for something else."""
@@ -142,20 +145,59 @@ class Summand:
         if self.vector is not None:
             row.copy_(self.vector.elements[stretch.start : stretch.stop])
             return
-        flats = self.flats
-        assert flats is not None
-        found = []
-        for piece in stretch.pieces:
-            flat = flats[piece.place]
-            if flat is None:
-                flat = row.new_zeros(piece.stop - piece.start)
-            elif not piece.is_whole:
-                flat = piece.of(flat)
-            found.append(flat)
-        if len(found) == 1:
-            row.copy_(found[0])
+        assert self.flats is not None
+        write_flats(stretch, [self.flats[piece.place] for piece in stretch.pieces], row)
+
+
+class LastSummand(Summand):
+    """The last slot's gradients of one bucket, and what the tree adds to their left.
+
+    Args:
+        flats: For each piece of the bucket the gradient, flat; None where there is none.
+        lefts: The sums over slots before it, the nearest first.
+    """
+
+    def __init__(
+        self, flats: Sequence[torch.Tensor | None] = (), lefts: tuple[Vector, ...] = ()
+    ) -> None:
+        super().__init__(flats)
+        self._lefts = lefts
+
+    def after(self, left: Summand) -> LastSummand:
+        """Returns the sum of another node, which has a vector, and this one."""
+        assert left.vector is not None and self.flats is not None
+        return LastSummand(self.flats, (*self._lefts, left.vector))
+
+    def with_flats(self, flats: Sequence[torch.Tensor | None]) -> LastSummand:
+        """Returns the same for another bucket."""
+        return LastSummand(flats, self._lefts)
+
+    def write(self, stretch: Stretch, row: torch.Tensor) -> None:
+        """Writes the sum over the node's slots to a row as long as the stretch."""
+        assert self.flats is not None
+        write_flats(stretch, self.flats, row)
+        for left in self._lefts:
+            row.add_(left.elements[stretch.start : stretch.stop])
+
+
+def write_flats(stretch: Stretch, flats: Sequence[torch.Tensor | None], row: torch.Tensor) -> None:
+    """Writes a slot's gradients to a row as long as the stretch.
+
+    Args:
+        stretch: Of the vector.
+        flats: For each piece of it the whole parameter's gradient; None: zeros.
+        row: Where they are written.
+    """
+    found = []
+    for piece, flat in zip(stretch.pieces, flats, strict=True):
+        if flat is None:
+            found.append(row.new_zeros(piece.stop - piece.start))
         else:
-            torch.cat(found, out=row)
+            found.append(piece.of(flat))
+    if len(found) == 1:
+        row.copy_(found[0])
+    else:
+        torch.cat(found, out=row)
 
 
 def memory_order(parameter: torch.nn.Parameter) -> tuple[int, ...] | None:

@@ -23,7 +23,9 @@ from trialrun._errors import InvalidTrialError
 from trialrun.controller.engine.parallel.bucket_collectives import exchange_for
 from trialrun.controller.engine.parallel.buckets import Bucket
 from trialrun.controller.engine.parallel.collectives import Collectives
+from trialrun.controller.engine.steps.early_sums import EarlySums, Note
 from trialrun.controller.engine.steps.gradient_vectors import (
+    LastSummand,
     Stretch,
     Summand,
     Vector,
@@ -45,16 +47,24 @@ class GradientSum:
         names: What parameters are called in an error.
         num_slots: S.
         collectives: The processes that share the slots, in slot order.
+        early: Begins with sums while backward computes; None: nobody does.
     """
 
-    groups: list[_Group]
+    groups: list[GradientGroup]
     """Parameters of one device and element type each."""
     parameters: list[torch.nn.Parameter]
     """Those that are summed."""
     has_accumulated: bool
     """Whether sums of earlier batches wait for the end of an aggregation window."""
 
-    def __init__(self, names: Names, *, num_slots: int, collectives: Collectives) -> None:
+    def __init__(
+        self,
+        names: Names,
+        *,
+        num_slots: int,
+        collectives: Collectives,
+        early: EarlySums | None = None,
+    ) -> None:
         self.groups = []
         self.parameters = []
         self.has_accumulated = False
@@ -69,6 +79,20 @@ class GradientSum:
         self._announced: Announced | None = None
         self._description = description([])
         self._in_window = Presence(0)
+        self._early = early
+        self._note: tuple[int, ...] = ()
+        # Of this process's slots, in the sum that is under way.
+        self._num_deposited = 0
+
+    @property
+    def awaits_last_slot(self) -> bool:
+        """Whether all slots of this process but the last have put in dense gradients."""
+        return self._num_deposited == len(self._share.slots) - 1 and not self.has_apart
+
+    @property
+    def has_apart(self) -> bool:
+        """Whether a parameter once had a sparse gradient, on any process."""
+        return any(group.has_apart for group in self.groups)
 
     def deposit(self, slot: int, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Puts in the slot's gradients, and leaves ``grad`` None.
@@ -76,6 +100,10 @@ class GradientSum:
         The tensors are this object's from then on, and may be overwritten.
         """
         is_first = slot == self._share.slots.start
+        is_last = slot == self._share.slots[-1]
+        if is_last and self._early is not None:
+            self._note = self._early.note(self)
+        self._num_deposited += 1
         grouped = [(id(p), p.device, p.dtype) for p in parameters]
         if is_first and grouped != self._grouped:
             self._group(parameters)
@@ -88,7 +116,7 @@ class GradientSum:
             self._own = Presence(len(self.parameters))
         for group in self.groups:
             group.deposit(slot, group.take_gradients(), self._own)
-        if slot == self._share.slots[-1]:
+        if is_last:
             self._announce()
 
     def accumulate(self) -> None:
@@ -127,7 +155,8 @@ class GradientSum:
         self.assign(1)
 
     def _announce(self) -> None:
-        self._announced = Announced(self._own, self._description, self._collectives)
+        self._num_deposited = 0
+        self._announced = Announced(self._own, self._description, self._collectives, self._note)
 
     def _sum(self, divisor: int | None) -> None:
         if self._other_lengths is not None:
@@ -139,6 +168,11 @@ class GradientSum:
             )
         assert self._announced is not None, "not every slot has put in its gradients"
         present = self._announced.result()
+        early = None
+        if self._early is not None:
+            notes = [Note(*note) for note in self._announced.notes]
+            is_dense = not self.has_apart and not any(present.sparse)
+            early = self._early.totals(self, notes, divisor=divisor, is_dense=is_dense)
         self._announced = None
         for place, parameter in enumerate(self.parameters):
             if present.sparse[place] and present.dense[place]:
@@ -150,7 +184,8 @@ class GradientSum:
         self._in_window.extend(len(self.parameters) - len(self._in_window.dense))
         self._in_window.update(present)
         for group in self.groups:
-            group.sum(divisor, present, self._in_window)
+            totals = None if early is None else early.totals_of(group)
+            group.sum(divisor, present, self._in_window, totals)
 
     def _group(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Makes the groups again when the trial has added, frozen or unfrozen parameters."""
@@ -167,7 +202,7 @@ class GradientSum:
         for places in by_kind.values():
             group = [self.parameters[place] for place in places]
             self.groups.append(
-                _Group(group, places, self._names, self._num_slots, self._collectives)
+                GradientGroup(group, places, self._names, self._num_slots, self._collectives)
             )
 
 
@@ -182,7 +217,7 @@ class _Apart:
     """The sum of the window's earlier batches, on every process."""
 
 
-class _Group:
+class GradientGroup:
     """Parameters of one device and element type.
 
     Args:
@@ -192,6 +227,12 @@ class _Group:
         num_slots: S.
         collectives: The processes.
     """
+
+    parameters: list[torch.nn.Parameter]
+    share: Share
+    """Which nodes of the tree each process brings."""
+    orders: list[tuple[int, ...] | None]
+    """The ``memory_order`` of each parameter."""
 
     def __init__(
         self,
@@ -206,10 +247,10 @@ class _Group:
         self._names = names
         self._num_slots = num_slots
         self._collectives = collectives
-        self._share = Share(num_slots, collectives.size, collectives.rank)
+        self.share = Share(num_slots, collectives.size, collectives.rank)
         self._exchange = exchange_for(collectives, parameters[0].device)
         self._tree = TreeSum(num_slots, self._add)
-        self._orders = [memory_order(parameter) for parameter in parameters]
+        self.orders = [memory_order(parameter) for parameter in parameters]
         # By their index in the group.
         self._apart: dict[int, _Apart] = {}
         # The last slot's gradients, whose memory takes the sums.
@@ -223,10 +264,30 @@ class _Group:
         """Says which parameters are in the vector: those that are not summed apart."""
         self._in_vector = [i for i in range(len(self.parameters)) if i not in self._apart]
         like = self.parameters[0]
-        largest = self._exchange.largest(max(self._share.num_rows), like.dtype)
+        largest = self._exchange.largest(max(self.share.num_rows), like.dtype)
         self._layout = VectorLayout([self.parameters[i].numel() for i in self._in_vector], largest)
-        self.buckets = [_GradientBucket(stretch, self._share) for stretch in self._layout.stretches]
+        self.buckets = [_GradientBucket(stretch, self.share) for stretch in self._layout.stretches]
         self._vectors = []
+
+    @property
+    def has_apart(self) -> bool:
+        """Whether a parameter of it once had a sparse gradient."""
+        return bool(self._apart)
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """One for each bucket; where none is apart, a place is a parameter's index."""
+        return self._layout.stretches
+
+    def summands_with(self, last: LastSummand) -> list[Summand]:
+        """Returns what this process sends when its last slot has put in its gradients, too."""
+        slot = self.share.slots[-1]
+
+        def add(left: Summand, right: Summand) -> Summand:
+            assert isinstance(right, LastSummand)  # the last slot's is right of all others
+            return right.after(left)
+
+        return self._tree.with_leaf(slot, last, add)
 
     def take_gradients(self) -> list[torch.Tensor | None]:
         """Returns what is in ``grad`` of each parameter, and leaves None there."""
@@ -255,7 +316,7 @@ class _Group:
                 # After ``create_graph`` it has a graph, which the step does not need.
                 self._put_apart(index, slot, gradient.detach().coalesce())
                 gradients[index] = None
-        parameters, orders = self.parameters, self._orders
+        parameters, orders = self.parameters, self.orders
         if self._apart:
             for index in self._apart.keys() - set(self._in_vector):
                 of_slot = gradients[index]
@@ -268,7 +329,7 @@ class _Group:
         flats = [None if gradient is None else flat(gradient) for gradient in owned]
         summand = Summand(flats)
         self._tree.add((0, slot), summand)
-        if slot == self._share.slots[-1]:
+        if slot == self.share.slots[-1]:
             self._last, self._last_flats = owned, flats
         elif summand.flats is not None:
             # It waits for its sibling, and the next slot may use the memory where it is.
@@ -290,17 +351,24 @@ class _Group:
             return self._vectors.pop()
         return Vector(self.parameters[0].new_empty(self._layout.length), self._layout)
 
-    def sum(self, divisor: int | None, present: Presence, in_window: Presence) -> None:
+    def sum(
+        self,
+        divisor: int | None,
+        present: Presence,
+        in_window: Presence,
+        totals: Sequence[torch.Tensor] | None,
+    ) -> None:
         """Sums what all slots have put in.
 
         Args:
             divisor: Of the sums that parameters get; None: in the middle of an aggregation window.
             present: Which parameters have a gradient on any slot.
             in_window: Which have had one in the window.
+            totals: For each bucket its averages, where they are known already.
         """
         waiting = list(self._tree.take().values())
         if any(in_window.dense[self._places[i]] for i in self._in_vector):
-            self._sum_vector(waiting, divisor, in_window)
+            self._sum_vector(waiting, divisor, in_window, totals)
         self._vectors += [s.vector for s in waiting if s.vector is not None]
         self._last, self._last_flats = [], []
         for index, place in enumerate(self._places):
@@ -309,7 +377,13 @@ class _Group:
         if divisor is not None and self._apart.keys() & set(self._in_vector):
             self._lay_out()
 
-    def _sum_vector(self, waiting: list[Summand], divisor: int | None, in_window: Presence) -> None:
+    def _sum_vector(
+        self,
+        waiting: list[Summand],
+        divisor: int | None,
+        in_window: Presence,
+        totals: Sequence[torch.Tensor] | None,
+    ) -> None:
         targets: list[torch.Tensor | None] = [None] * len(self._in_vector)
         if divisor is not None:
             for position, index in enumerate(self._in_vector):
@@ -325,12 +399,16 @@ class _Group:
                     parameter.grad = memory
         for bucket in self.buckets:
             bucket.begin(waiting, divisor, targets)
-        self._exchange.run(
-            self.buckets,
-            num_rows=self._share.num_rows,
-            like=self.parameters[0].detach(),
-            unpacks=divisor is not None,
-        )
+        if totals is not None:
+            for bucket, total in zip(self.buckets, totals, strict=True):
+                bucket.unpack(total)
+        else:
+            self._exchange.run(
+                self.buckets,
+                num_rows=self.share.num_rows,
+                like=self.parameters[0].detach(),
+                unpacks=divisor is not None,
+            )
         for bucket in self.buckets:
             bucket.begin([], divisor, [])
 
@@ -368,7 +446,7 @@ class _Group:
     def _dense_total(
         self, apart: _Apart, parameter: torch.nn.Parameter, gradients: dict[int, torch.Tensor]
     ) -> torch.Tensor:
-        for slot in self._share.slots:
+        for slot in self.share.slots:
             vector = parameter.new_zeros(parameter.numel())
             if slot in gradients:
                 vector.copy_(gradients[slot].reshape(-1))

@@ -19,6 +19,7 @@ from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
 from trialrun.controller.engine.steps.closures import PausedStep, checked_loss, requires_closure
+from trialrun.controller.engine.steps.early_sums import EarlySums
 from trialrun.controller.engine.steps.gradients import GradientSum
 from trialrun.controller.engine.steps.parameters import Names
 from trialrun.controller.engine.steps.reduction import OrderedSum
@@ -45,6 +46,7 @@ class StepSurroundings:
         meetings: Where they tell each other which step they take.
         step_scheduler: Steps a scheduler whose event has come.
         prepare_thread: Called first in a new thread.
+        early: Begins with sums while backward computes; None: nobody does.
         for_all_slots: Where several slots step: what is drawn at random in it does not depend on
             the slot whose thread takes the step.
         step_ended: Called after each step with the optimizer and the steps before that one; None:
@@ -59,6 +61,7 @@ class StepSurroundings:
     meetings: Meetings
     step_scheduler: Callable[[LRScheduler], None]
     prepare_thread: Callable[[], None]
+    early: EarlySums | None
     for_all_slots: Callable[[], contextlib.AbstractContextManager[None]]
     step_ended: Callable[[torch.optim.Optimizer, int], None] | None
 
@@ -127,6 +130,7 @@ class OptimizerSteps:
             surroundings.names,
             num_slots=surroundings.num_slots,
             collectives=surroundings.collectives,
+            early=surroundings.early,
         )
         self._losses = OrderedSum(surroundings.num_slots, surroundings.collectives)
         self._paused: PausedStep | None = None

@@ -49,14 +49,25 @@ class Announced:
         own: Which parameters had a gradient on any of this process's slots.
         description: Of the parameters: how many, their elements, and a checksum.
         collectives: The processes.
+        note: Whatever else they are told, in equally many integers from each.
     """
 
-    def __init__(self, own: Presence, description: Sequence[int], collectives: Collectives) -> None:
+    notes: list[list[int]]
+    """Of all processes, once there is a result."""
+
+    def __init__(
+        self,
+        own: Presence,
+        description: Sequence[int],
+        collectives: Collectives,
+        note: Sequence[int] = (),
+    ) -> None:
         self._own = own
+        self._num_noted = len(note)
         self._collectives = collectives
         # One short message in the usual case, where every parameter has a dense gradient.
         is_usual = all(own.dense) and not any(own.sparse)
-        self._pending = collectives.start_gather([*description, is_usual])
+        self._pending = collectives.start_gather([*note, *description, is_usual])
 
     def result(self) -> Presence:
         """Returns which parameters had a gradient on any slot of any process.
@@ -64,7 +75,9 @@ class Announced:
         Raises:
             InvalidTrialError: Processes speak of different parameters.
         """
-        messages = self._pending.result()
+        received = self._pending.result()
+        self.notes = [message[: self._num_noted] for message in received]
+        messages = [message[self._num_noted :] for message in received]
         _require_same_parameters([message[:-1] for message in messages])
         number = len(self._own.dense)
         if self._collectives.size == 1 or all(message[-1] for message in messages):

@@ -101,6 +101,19 @@ class TreeSum(Generic[T]):
         self._nodes = {}
         return nodes
 
+    def with_leaf(self, slot: int, summand: T, add: Callable[[T, T], T]) -> list[T]:
+        """Returns what ``take`` would after one more slot, and changes nothing.
+
+        Args:
+            slot: The slot.
+            summand: Its summand.
+            add: Returns left plus right; it overwrites neither.
+        """
+        tree = TreeSum(self._num_slots, add)
+        tree._nodes = dict(self._nodes)
+        tree.add((0, slot), summand)
+        return list(tree.take().values())
+
 
 def waiting_nodes(num_slots: int, first: int, stop: int) -> list[Node]:
     """Returns the nodes that remain when slots [first, stop) have been added up alone.

@@ -21,6 +21,7 @@ from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.parallel.meetings import Meetings
 from trialrun.controller.engine.parallel.slots import Slots
 from trialrun.controller.engine.randomness import Generators
+from trialrun.controller.engine.steps.early_sums import EarlySums
 from trialrun.controller.engine.steps.lr_schedules import Schedules, scheduler_label
 from trialrun.controller.engine.steps.mixed_precision import MixedPrecision
 from trialrun.controller.engine.steps.optimization import (
@@ -127,6 +128,12 @@ class Stepping:
             announce=lambda index: meetings.announce(first_scheduler + index),
         )
         self.unwrapped_schedulers = UnwrappedSchedulers(context.optimizers, context.lr_schedulers)
+        # In a window each batch is added to those before it, where it cannot be taken back.
+        self._early = (
+            EarlySums(collectives.early, slots, prepare_thread)
+            if collectives.early is not None and aggregation_frequency == 1
+            else None
+        )
         surroundings = StepSurroundings(
             num_slots=num_slots,
             aggregation_frequency=aggregation_frequency,
@@ -136,6 +143,7 @@ class Stepping:
             meetings=meetings,
             step_scheduler=self.schedules.step,
             prepare_thread=prepare_thread,
+            early=self._early,
             for_all_slots=self._for_all_slots,
             step_ended=None if step_ended is None else self._end_step,
         )
@@ -174,6 +182,8 @@ class Stepping:
             InvalidTrialError: After many windows no optimizer has learned anything.
         """
         self.unwrapped_schedulers.require_no_later_one()
+        if self._early is not None:
+            self._early.end_batch()
         stop = self._batch + 1
         num_windows, rest = divmod(stop, self._aggregation_frequency)
         if rest:
@@ -226,6 +236,8 @@ class Stepping:
         """Gives optimizers, scalers and schedulers back: a script may use them after training."""
         for steps in self.steps:
             steps.close()
+        if self._early is not None:
+            self._early.close()
         self.scalers.close()
         self.schedules.close()
 
@@ -238,12 +250,13 @@ class Stepping:
         inputs: BackwardInputs | None,
     ) -> None:
         """Adds to the gradients of the executing slot, which are the parameters' present ones."""
-        if self._mixed_precision is None:
-            plain_backward(loss, gradient, retain_graph, create_graph, inputs)
-            return
-        with self._mixed_precision.suspended():
-            scaled = self._mixed_precision.scaled(loss)
-            plain_backward(scaled, gradient, retain_graph, create_graph, inputs)
+        with self._early.backward() if self._early is not None else contextlib.nullcontext():
+            if self._mixed_precision is None:
+                plain_backward(loss, gradient, retain_graph, create_graph, inputs)
+                return
+            with self._mixed_precision.suspended():
+                scaled = self._mixed_precision.scaled(loss)
+                plain_backward(scaled, gradient, retain_graph, create_graph, inputs)
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer, request: StepRequest) -> Any:
         """Takes the step at the end of an aggregation window.
