@@ -87,8 +87,9 @@ def submit(
 @click.command()
 @click.argument("experiment", type=int, metavar="EXP")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
+@click.option("--max-restarts", type=int, help="After faults, from now on. Default: as before.")
 @home_options
-def resume(experiment: int, processes: int | None, home: Home) -> None:
+def resume(experiment: int, processes: int | None, max_restarts: int | None, home: Home) -> None:
     """Go on with an experiment from its newest whole checkpoint.
 
     \b
@@ -100,7 +101,7 @@ def resume(experiment: int, processes: int | None, home: Home) -> None:
     from trialrun.controller.experiments import resumable_trial
 
     database = open_database(home)
-    trial, config = resumable_trial(database, experiment, processes)
+    trial, config = resumable_trial(database, experiment, processes, max_restarts)
     start_server()
     from trialrun.cli import _train
     from trialrun.controller.launch.placement import choose_num_processes

@@ -19,6 +19,7 @@ from trialrun.controller.bookkeeping import (
     ExperimentRow,
     RunState,
     TrialRow,
+    change_config,
     create_experiment,
     replace_attempt,
     rewind,
@@ -138,7 +139,10 @@ def record_experiment(
 
 
 def resumable_trial(
-    database: Database, experiment_id: int, num_processes: int | None
+    database: Database,
+    experiment_id: int,
+    num_processes: int | None,
+    max_restarts: int | None = None,
 ) -> tuple[TrialRow, ExperimentConfig]:
     """Returns the trial of an experiment that a new attempt can go on with, and its configuration.
 
@@ -146,10 +150,11 @@ def resumable_trial(
         database: Where it is recorded.
         experiment_id: Which experiment.
         num_processes: P, where one is asked for.
+        max_restarts: How often it may fail from now on, where that is to be recorded.
 
     Raises:
         BookkeepingError: There is no such experiment.
-        ConfigurationError: P does not divide the slots.
+        ConfigurationError: P does not divide the slots, or ``max_restarts`` is not allowed.
         RunConflictError: It runs already, or is complete.
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
@@ -157,6 +162,9 @@ def resumable_trial(
     config = read_config(experiment.config)
     if num_processes is not None and (num_processes < 1 or config.slots % num_processes):
         raise ConfigurationError(not_divisible(config.slots, num_processes))
+    if max_restarts is not None:
+        config = read_config({**experiment.config, "max_restarts": max_restarts})
+        change_config(database, experiment.id, config.to_json())
     return trial, config
 
 
