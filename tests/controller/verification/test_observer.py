@@ -97,6 +97,87 @@ def test_attributes_that_training_changes_and_no_checkpoint_holds_are_named(
     assert [change.name for change in diaries.changed if change.is_saved] == ["self._kept"]
 
 
+HIDING = """
+import itertools
+import torch
+from torch.utils.data import Dataset
+from trialrun import Callback, DataLoader
+from trials.linear import Linear
+
+HISTORY = []
+
+class Model(torch.nn.Linear):
+    calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return super().forward(inputs)
+
+class Noted(Dataset):
+    def __init__(self, records):
+        self.records, self.asked = records, 0
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return self.records[index]
+
+class Waiting(Callback):
+    def __init__(self):
+        self.heard = self.kept = 0
+
+    def on_training_batch_end(self, batch_idx):
+        self.heard += 1
+        self.kept += 2
+
+    def state_dict(self):
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state_dict):
+        self.kept = state_dict["kept"]
+
+class Hiding(Linear):
+    seen = 0
+
+    def set_up(self):
+        self.numbers = itertools.count()
+        self.parts = {"model": self.model, "weights": list(self.model.parameters())}
+        self.model.inner = Model(1, 1)
+
+    def build_callbacks(self):
+        return {"waiting": Waiting()}
+
+    def build_training_data_loader(self):
+        loader = super().build_training_data_loader()
+        return DataLoader(Noted(loader.dataset), batch_size=loader.batch_size)
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        next(self.numbers)
+        Hiding.seen += 1
+        HISTORY.append(batch_idx)
+        self.model.inner(torch.zeros(1))
+        return super().train_batch(batch, epoch_idx, batch_idx)
+"""
+
+
+def test_state_is_found_wherever_the_trial_hides_it(tmp_path: Path) -> None:
+    spec = make_spec(write_trial(tmp_path, HIDING, "hiding_trial.py"))
+    _, diaries = run(spec, tmp_path, watches_state=True)
+    assert {(change.name, change.keeper) for change in diaries.changed if not change.is_saved} == {
+        ("self.numbers", "TRIAL"),
+        ("Hiding.seen in hiding_trial.py", "CODE"),
+        ("HISTORY in hiding_trial.py", "CODE"),
+        ("heard of the callback 'waiting'", "CALLBACK"),
+        ("asked of the training data's Noted", "DATA"),
+        ("model.0.inner.calls", "MODEL"),
+    }
+    assert [change.name for change in diaries.changed if change.is_saved] == [
+        "kept of the callback 'waiting'"
+    ]
+
+
 def test_a_trial_that_keeps_nothing_is_not_blamed(tmp_path: Path) -> None:
     for name in ("averaging.py", "conv.py", "gan.py", "reducing.py", "lbfgs.py"):
         _, diaries = run(make_spec(name), tmp_path / name, watches_state=True)
