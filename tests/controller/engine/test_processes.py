@@ -131,11 +131,17 @@ def test_processes_that_share_no_memory_give_the_same_bits(
     size: int, launcher: Launcher, folded: dict[str, Run], tmp_path: Path
 ) -> None:
     specs = specs_for(size)
-    jobs = [Job(spec, tmp_path / name) for name, spec in specs.items()]
-    (runs, *_) = launcher.launch(size, jobs, shares_memory=False)
-    for name, run in zip(specs, runs, strict=True):
+    jobs = [SummedEarly(Job(spec, tmp_path / name)) for name, spec in specs.items()]
+    (results, *_) = launcher.launch(size, jobs, shares_memory=False)
+    num_early = {}
+    for name, (run, number) in zip(specs, results, strict=True):
         assert isinstance(run, Run), run
         assert run.reported == folded[name].reported, name
+        num_early[name] = number
+    # From the second batch on, of 8; two optimizers; none in a window.
+    assert num_early["conv on 4"] == 7
+    assert num_early["gan on 4"] == 14
+    assert num_early["averaging on 4, windows of 2"] == 0
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
@@ -154,6 +160,28 @@ def test_a_run_goes_on_with_another_number_of_processes(
         assert 2 < second.batches < 8
         third = run_session(resume(spec, second), tmp_path / name)
         assert first.then(second).then(third).reported == folded[name].reported, name
+
+
+class SummedEarly:
+    """Counts what is exchanged while backward computes."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __call__(self, collectives: Collectives) -> tuple[Run, int]:
+        assert collectives.early is not None
+        exchange, count = collectives.early.all_to_all, 0
+
+        def counted(*arguments: Any, **keywords: Any) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            return exchange(*arguments, **keywords)
+
+        collectives.early.all_to_all = counted  # type: ignore[method-assign]
+        try:
+            return self._job(collectives), count
+        finally:
+            collectives.early.all_to_all = exchange  # type: ignore[method-assign]
 
 
 class UntilStop:

@@ -32,7 +32,7 @@ from trialrun.controller.engine.parallel.collectives import TensorCollectives
 from trialrun.controller.engine.parallel.slots import Slots
 from trialrun.controller.engine.steps.gradient_vectors import (
     LastSummand,
-    Stretch,
+    Segment,
     Summand,
     flat,
     owned_memory,
@@ -242,8 +242,7 @@ class EarlySum:
         self._is_in_pass = False
         self._summands: dict[GradientGroup, list[Summand]] = {}
         self._num_launched = 0
-        for bucket in self._buckets:
-            bucket.reset()
+        self.release()
 
     @property
     def is_outdated(self) -> bool:
@@ -269,6 +268,11 @@ class EarlySum:
         totals = [bucket.total for bucket in self._buckets if bucket.group is group]
         assert all(total is not None for total in totals)
         return totals[::-1]  # type: ignore[return-value]  # none of them is None
+
+    def release(self) -> None:
+        """Lets go of the gradients and their sums, which may be large."""
+        for bucket in self._buckets:
+            bucket.reset()
 
     def close(self) -> None:
         """Hears of no gradient any more."""
@@ -314,12 +318,12 @@ class _EarlyBucket(Bucket):
     """Parameters whose gradients are not ready."""
 
     def __init__(self, group: GradientGroup, index: int, divisor: int) -> None:
-        stretch: Stretch = group.stretches[index]
-        super().__init__(stretch.stop - stretch.start)
+        segment: Segment = group.segments[index]
+        super().__init__(segment.stop - segment.start)
         self.group = group
-        self.parameters = [group.parameters[piece.place] for piece in stretch.pieces]
+        self.parameters = [group.parameters[piece.place] for piece in segment.pieces]
         self.num_rows = group.share.num_rows
-        self._stretch = stretch
+        self._segment = segment
         self._share: Share = group.share
         self._divisor = divisor
         self.reset()
@@ -346,7 +350,7 @@ class _EarlyBucket(Bucket):
         if any(each is not None and each.is_sparse for each in gradients):
             self._taken = None
             return
-        orders = [self.group.orders[piece.place] for piece in self._stretch.pieces]
+        orders = [self.group.orders[piece.place] for piece in self._segment.pieces]
         owned = owned_memory(gradients, self.parameters, orders)
         flats = [None if gradient is None else flat(gradient) for gradient in owned]
         if self.group not in summands:
@@ -375,7 +379,7 @@ class _EarlyBucket(Bucket):
                 row.zero_()
             return
         for row, summand in zip(rows, self._waiting, strict=True):
-            summand.write(self._stretch, row)
+            summand.write(self._segment, row)
 
     def add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
         """Adds a chunk along the tree."""

@@ -34,7 +34,7 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Stretch:
+class Segment:
     """Elements [start, stop) of the vector: those of one bucket."""
 
     start: int
@@ -54,14 +54,14 @@ class VectorLayout:
 
     length: int
     """L."""
-    stretches: list[Stretch]
+    segments: list[Segment]
     """One for each bucket."""
 
     def __init__(self, lengths: Sequence[int], largest: int) -> None:
         self.length = sum(lengths)
         self._lengths = list(lengths)
         bounds = [0, *itertools.accumulate(lengths)]
-        self.stretches = []
+        self.segments = []
         place = 0
         for start, stop in cut(self.length, largest):
             pieces = []
@@ -81,7 +81,7 @@ class VectorLayout:
                     break
                 place += 1
             sizes = [piece.stop - piece.start for piece in pieces]
-            self.stretches.append(Stretch(start=start, stop=stop, pieces=pieces, sizes=sizes))
+            self.segments.append(Segment(start=start, stop=stop, pieces=pieces, sizes=sizes))
 
     def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """Returns for each place its elements in the vector's memory."""
@@ -140,13 +140,13 @@ class Summand:
             # Zeros where the slot has none, as elsewhere: -0.0 + 0.0 is 0.0.
             view.add_(0.0 if flat is None else flat)
 
-    def write(self, stretch: Stretch, row: torch.Tensor) -> None:
-        """Writes a stretch of the elements to a row as long as the stretch."""
+    def write(self, segment: Segment, row: torch.Tensor) -> None:
+        """Writes a segment of the elements to a row as long as the segment."""
         if self.vector is not None:
-            row.copy_(self.vector.elements[stretch.start : stretch.stop])
+            row.copy_(self.vector.elements[segment.start : segment.stop])
             return
         assert self.flats is not None
-        write_flats(stretch, [self.flats[piece.place] for piece in stretch.pieces], row)
+        write_flats(segment, [self.flats[piece.place] for piece in segment.pieces], row)
 
 
 class LastSummand(Summand):
@@ -172,24 +172,24 @@ class LastSummand(Summand):
         """Returns the same for another bucket."""
         return LastSummand(flats, self._lefts)
 
-    def write(self, stretch: Stretch, row: torch.Tensor) -> None:
-        """Writes the sum over the node's slots to a row as long as the stretch."""
+    def write(self, segment: Segment, row: torch.Tensor) -> None:
+        """Writes the sum over the node's slots to a row as long as the segment."""
         assert self.flats is not None
-        write_flats(stretch, self.flats, row)
+        write_flats(segment, self.flats, row)
         for left in self._lefts:
-            row.add_(left.elements[stretch.start : stretch.stop])
+            row.add_(left.elements[segment.start : segment.stop])
 
 
-def write_flats(stretch: Stretch, flats: Sequence[torch.Tensor | None], row: torch.Tensor) -> None:
-    """Writes a slot's gradients to a row as long as the stretch.
+def write_flats(segment: Segment, flats: Sequence[torch.Tensor | None], row: torch.Tensor) -> None:
+    """Writes a slot's gradients to a row as long as the segment.
 
     Args:
-        stretch: Of the vector.
+        segment: Of the vector.
         flats: For each piece of it the whole parameter's gradient; None: zeros.
         row: Where they are written.
     """
     found = []
-    for piece, flat in zip(stretch.pieces, flats, strict=True):
+    for piece, flat in zip(segment.pieces, flats, strict=True):
         if flat is None:
             found.append(row.new_zeros(piece.stop - piece.start))
         else:

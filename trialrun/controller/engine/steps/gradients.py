@@ -26,7 +26,7 @@ from trialrun.controller.engine.parallel.collectives import Collectives
 from trialrun.controller.engine.steps.early_sums import EarlySums, Note
 from trialrun.controller.engine.steps.gradient_vectors import (
     LastSummand,
-    Stretch,
+    Segment,
     Summand,
     Vector,
     VectorLayout,
@@ -186,6 +186,8 @@ class GradientSum:
         for group in self.groups:
             totals = None if early is None else early.totals_of(group)
             group.sum(divisor, present, self._in_window, totals)
+        if early is not None:
+            early.release()
 
     def _group(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Makes the groups again when the trial has added, frozen or unfrozen parameters."""
@@ -266,7 +268,7 @@ class GradientGroup:
         like = self.parameters[0]
         largest = self._exchange.largest(max(self.share.num_rows), like.dtype)
         self._layout = VectorLayout([self.parameters[i].numel() for i in self._in_vector], largest)
-        self.buckets = [_GradientBucket(stretch, self.share) for stretch in self._layout.stretches]
+        self.buckets = [_GradientBucket(segment, self.share) for segment in self._layout.segments]
         self._vectors = []
 
     @property
@@ -275,9 +277,9 @@ class GradientGroup:
         return bool(self._apart)
 
     @property
-    def stretches(self) -> list[Stretch]:
+    def segments(self) -> list[Segment]:
         """One for each bucket; where none is apart, a place is a parameter's index."""
-        return self._layout.stretches
+        return self._layout.segments
 
     def summands_with(self, last: LastSummand) -> list[Summand]:
         """Returns what this process sends when its last slot has put in its gradients, too."""
@@ -464,11 +466,11 @@ def _added(first: torch.Tensor | None, second: torch.Tensor) -> torch.Tensor:
 
 
 class _GradientBucket(Bucket):
-    """A stretch of the vector of a group."""
+    """A segment of the vector of a group."""
 
-    def __init__(self, stretch: Stretch, share: Share) -> None:
-        super().__init__(stretch.stop - stretch.start)
-        self._stretch = stretch
+    def __init__(self, segment: Segment, share: Share) -> None:
+        super().__init__(segment.stop - segment.start)
+        self._segment = segment
         self._share = share
         self._waiting: Sequence[Summand] = []
         self._targets: Sequence[torch.Tensor | None] = []
@@ -497,7 +499,7 @@ class _GradientBucket(Bucket):
     def pack(self, rows: Sequence[torch.Tensor]) -> None:
         """Writes this process's nodes."""
         for row, summand in zip(rows, self._waiting, strict=True):
-            summand.write(self._stretch, row)
+            summand.write(self._segment, row)
 
     def add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
         """Adds a chunk along the tree, and to what the window's earlier batches had."""
@@ -517,9 +519,9 @@ class _GradientBucket(Bucket):
 
     def unpack(self, total: torch.Tensor) -> None:
         """Writes the averages where parameters find them."""
-        sources = total.split_with_sizes(self._stretch.sizes)
+        sources = total.split_with_sizes(self._segment.sizes)
         targets, found = [], []
-        for piece, source in zip(self._stretch.pieces, sources, strict=True):
+        for piece, source in zip(self._segment.pieces, sources, strict=True):
             target = self._targets[piece.place]
             if target is not None:
                 targets.append(target if piece.is_whole else piece.of(target))

@@ -195,7 +195,9 @@ class OrderedSum:
         largest = exchange.largest(max(self._share.num_rows), first.dtype)
         exchange.run(
             [
-                _Stretch(self._share, [vector[start:stop] for vector in waiting], total[start:stop])
+                _VectorBucket(
+                    self._share, [vector[start:stop] for vector in waiting], total[start:stop]
+                )
                 for start, stop in cut(first.numel(), largest)
             ],
             num_rows=self._share.num_rows,
@@ -204,7 +206,7 @@ class OrderedSum:
         return total
 
 
-class _Stretch(Bucket):
+class _VectorBucket(Bucket):
     """A stretch of an ``OrderedSum``'s vectors."""
 
     def __init__(self, share: Share, waiting: list[torch.Tensor], total: torch.Tensor) -> None:
