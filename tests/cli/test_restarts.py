@@ -171,3 +171,19 @@ def test_a_lost_server_is_started_again(
     assert "Restart 1 of 5, from batch 4, checkpoint " in result.err
     assert workplace.digests() == straight[0].digests()
     assert workplace.metrics() == straight[0].metrics()
+
+
+def test_a_resume_may_allow_another_number_of_restarts_which_is_recorded(tmp_path: Path) -> None:
+    source = once_at_batch(6, 0, "__import__('os')._exit(5)")
+    place = Workplace(tmp_path, source=source)
+    arguments = ("--processes", "1", "--max-restarts", "0", "--max-length", "8ba")
+    assert place.run("submit", "trial.py", *arguments).code == 1
+    refused = place.run("resume", "1", "--max-restarts", "-1")
+    assert refused.code == 2
+    assert "max_restarts" in refused.err and "-1" in refused.err
+    assert place.invoke("show", "1", "--json").json["config"]["max_restarts"] == 0
+    (tmp_path / "mark-6").unlink()
+    resumed = place.run("resume", "1", "--max-restarts", "1")
+    assert resumed.code == 0, resumed.err
+    assert "Restart 1 of 1" in resumed.err
+    assert place.invoke("show", "1", "--json").json["config"]["max_restarts"] == 1

@@ -55,6 +55,41 @@ class Keeping(Good):
 """
 )
 
+COUNTING = (
+    SMALL
+    + """
+
+class Counting(Good):
+    seen = 0
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        self.seen += 1
+        return super().train_batch(batch, epoch_idx, batch_idx)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state_dict):
+        self.seen = state_dict["seen"]
+"""
+)
+
+ENDING = (
+    SMALL
+    + """
+
+STEPS = 0
+
+
+class Ending(Good):
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        global STEPS
+        STEPS += 1
+        self.context.set_stop_requested(batch_idx >= 2)
+        return super().train_batch(batch, epoch_idx, batch_idx)
+"""
+).replace("* self.scale", "* (1 + STEPS / 10)")
+
 TIMED = (
     SMALL
     + """
@@ -92,15 +127,15 @@ def test_a_good_trial_is_equal_in_every_way_and_leaves_nothing(tmp_path: Path) -
     assert [(s["name"], s["processes"]) for s in report["scenarios"]] == [
         ("once more", [1]),
         ("on 2 processes", [2]),
-        ("num_workers=2", [1]),
+        ("num_workers=2", [2]),
         ("other validation and checkpoint periods", [1]),
-        ("paused in an epoch, batch 3", [1, 2]),
-        ("paused in an epoch, batch 3", [2, 1]),
+        ("paused in an epoch, batch 0", [2, 1]),
         ("paused at an epoch's end, batch 2", [1, 2]),
-        ("killed in an epoch, batch 4", [2, 1]),
-        ("paused during a validation, batch 4", [1, 2]),
         ("killed during a validation, batch 4", [2, 1]),
         ("killed while a checkpoint is written, batch 5", [1, 2]),
+        ("paused during a validation, batch 6", [2, 1]),
+        ("paused in an epoch, batch 6", [1, 2]),
+        ("killed in an epoch, batch 4", [2, 1]),
     ]
     assert all(s["holds"] and s["failure"] is None for s in report["scenarios"])
     assert leftovers(place) == []
@@ -114,8 +149,8 @@ def test_state_that_the_trial_does_not_save_is_found_and_named(tmp_path: Path) -
         "trial.py: 1 slot, runs of 8 batches, compared with a straight run on 1 process:"
     )
     assert result.lines[1] == "  equal   once more"
-    assert "  DIFFERS paused in an epoch, batch 3 (processes: 1, then 1)" in result.lines
-    assert "after batch 5 the first tensor that differs is model.0.0.bias" in result.out
+    assert "  DIFFERS paused in an epoch, batch 6 (processes: 1, then 1)" in result.lines
+    assert "after batch 8 the first tensor that differs is model.0.0.bias" in result.out
     at = result.lines.index("Likely causes:")
     assert result.lines[at + 1] == (
         "  - self.scale is changed while it trains, and no checkpoint holds it: return it from "
@@ -128,7 +163,8 @@ def test_a_trial_that_reads_the_clock_is_found_and_the_line_is_named(tmp_path: P
     place = place_of(tmp_path, TIMED)
     result = place.run("verify", "trial.py:Timed", "--slots", "1", "--batches", "4", "--json")
     assert result.code == 1, result.err
-    first, *_ = result.json["scenarios"]
+    # What differs from itself tells nothing in any other way.
+    (first,) = result.json["scenarios"]
     assert (first["name"], first["holds"]) == ("once more", False)
     assert first["parting"]["records"] is None
     assert "after batch 1 the first tensor that differs is" in first["parting"]["weights"]
@@ -137,6 +173,34 @@ def test_a_trial_that_reads_the_clock_is_found_and_the_line_is_named(tmp_path: P
     )
     cause = f"trial.py, line {line}: time.time() reads the time, so no seed decides it."
     assert result.json["causes"][0] == cause
+
+
+def test_state_of_the_trial_that_changes_no_weight_is_compared_and_named(tmp_path: Path) -> None:
+    place = place_of(tmp_path, COUNTING)
+    result = place.run("verify", "trial.py:Counting", "--slots", "2", "--batches", "4")
+    assert result.code == 1, result.err
+    at = result.lines.index("  DIFFERS on 2 processes")
+    assert result.lines[at + 1].strip() == (
+        "after batch 1 the checkpoint's trial.seen is 1, straight 2"
+    )
+    assert "Slots that share a process share self.seen" in result.out
+    assert "no checkpoint holds it" not in result.out
+
+
+def test_a_global_that_training_changes_is_named_in_a_trial_that_ends_itself(
+    tmp_path: Path,
+) -> None:
+    place = place_of(tmp_path, ENDING)
+    result = place.run("verify", "trial.py:Ending", "--slots", "1", "--batches", "8", "--json")
+    assert result.code == 1, result.err
+    assert result.json["batches"] == 4
+    assert [s["failure"] for s in result.json["scenarios"]] == [None] * len(
+        result.json["scenarios"]
+    )
+    assert result.json["causes"] == [
+        "STEPS in trial.py is changed while it trains, and no checkpoint holds it: keep it on "
+        "self, and return it from state_dict() of the trial."
+    ]
 
 
 @pytest.mark.parametrize(

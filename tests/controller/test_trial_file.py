@@ -293,3 +293,38 @@ def test_a_target_is_a_python_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidTrialError) as caught:
         split_target(str(path))
     assert str(caught.value) == f"{path} is not a Python file: its name does not end in .py."
+
+
+def test_modules_below_the_working_directory_come_after_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "places").mkdir()
+    write_trial(tmp_path, "WHERE = 'above'\n", "both_places_have_it.py")
+    write_trial(tmp_path / "places", "WHERE = 'beside'\n", "both_places_have_it.py")
+    write_trial(tmp_path / "places", "WHERE = 'package'\n", "inner_part.py")
+    source = (
+        "from trialrun import Trial\nimport both_places_have_it\nfrom places import inner_part\n"
+    )
+    path = write_trial(tmp_path / "places", source + trial("Placed"), "placed_trial.py")
+    load_trial_class(path, None, tmp_path)
+    assert sys.path[:2] == [str(tmp_path / "places"), str(tmp_path)]
+    module = sys.modules["placed_trial"]
+    assert module.both_places_have_it.WHERE == "beside"
+    assert module.inner_part.WHERE == "package"
+
+
+def test_a_working_directory_that_is_gone_matters_only_where_it_is_needed(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    path = write_trial(tmp_path, "from trialrun import Trial\n" + trial("Alone"), "alone_trial.py")
+    assert load_trial_class(path, None, gone).__name__ == "Alone"
+    path = write_trial(tmp_path, "import nowhere_at_all\n", "needing_trial.py")
+    with pytest.raises(InvalidTrialError) as caught:
+        load_trial_class(path, None, gone)
+    assert str(caught.value) == (
+        f"needing_trial.py imports 'nowhere_at_all', which is not found. It was submitted in {gone}"
+        ", below which modules are searched too, and that folder is gone: restore it, or move the "
+        "module beside the file."
+    )
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere_at_all'"):
+        load_trial_class(path, None, tmp_path)

@@ -30,6 +30,27 @@ def home_options(command: F) -> F:
     return with_home  # type: ignore[return-value]  # click's decorators keep the name only
 
 
+def submission_options(command: F) -> F:
+    """Adds what says how a trial is trained: ``--config``, ``--slots``, ``--hp`` and ``--seed``."""
+    options = [
+        click.option(
+            "--config",
+            "config_file",
+            metavar="FILE.yaml",
+            help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
+        ),
+        click.option("--slots", type=int, help="Logical workers that share each batch."),
+        click.option(
+            "--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable."
+        ),
+        click.option("--seed", type=int, help="All randomness is a function of it. Default: 0."),
+    ]
+    # The last that is applied is the first that --help shows.
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def json_option(command: F) -> F:
     """Adds ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)

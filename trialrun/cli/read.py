@@ -90,6 +90,7 @@ def show(experiment: int, as_json: bool, home: Home) -> None:
         "config": row.config,
         "trial_file": row.trial_file or None,
         "trial_class": row.trial_class or None,
+        "working_directory": row.working_directory,
         "directory": row.directory,
         "git_commit": row.git_commit,
         "created_at": row.created_at,

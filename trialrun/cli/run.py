@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from trialrun.cli._options import home_options, open_database
+from trialrun.cli._options import home_options, open_database, submission_options
 from trialrun.controller.home import Home
 from trialrun.controller.launch.server import start_server
 from trialrun.controller.trial_target import split_target
@@ -20,18 +20,10 @@ from trialrun.controller.warm_start import find_weights
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE.yaml",
-    help="trialrun's own or a Determined configuration. Default: trial.yaml beside it.",
-)
-@click.option("--slots", type=int, help="Logical workers that share each batch.")
+@submission_options
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
-@click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--max-length", metavar="LENGTH", help="20ep, 5000ba or 2h.")
 @click.option("--max-restarts", type=int, help="After faults, from its newest checkpoint.")
-@click.option("--seed", type=int, help="All randomness is a function of it. Default: 0.")
 @click.option("--name", help="For people. Default: the file's name.")
 @click.option("--from-checkpoint", metavar="UUID|DIR", help="Begin with the weights of this one.")
 @click.option(
@@ -95,8 +87,9 @@ def submit(
 @click.command()
 @click.argument("experiment", type=int, metavar="EXP")
 @click.option("--processes", type=int, help="Physical workers; any divisor of the slots.")
+@click.option("--max-restarts", type=int, help="After faults, from now on. Default: as before.")
 @home_options
-def resume(experiment: int, processes: int | None, home: Home) -> None:
+def resume(experiment: int, processes: int | None, max_restarts: int | None, home: Home) -> None:
     """Go on with an experiment from its newest whole checkpoint.
 
     \b
@@ -108,7 +101,7 @@ def resume(experiment: int, processes: int | None, home: Home) -> None:
     from trialrun.controller.experiments import resumable_trial
 
     database = open_database(home)
-    trial, config = resumable_trial(database, experiment, processes)
+    trial, config = resumable_trial(database, experiment, processes, max_restarts)
     start_server()
     from trialrun.cli import _train
     from trialrun.controller.launch.placement import choose_num_processes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trialrun._wording import count
-from trialrun.cli._options import json_option
+from trialrun.cli._options import json_option, submission_options
 from trialrun.cli._output import print_json
 from trialrun.controller.launch.server import start_server
 from trialrun.controller.trial_target import split_target
@@ -25,15 +25,7 @@ _EXIT_STOPPED = 130
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE.yaml",
-    help="As with submit; lengths and periods in it do not matter. Default: trial.yaml beside it.",
-)
-@click.option("--slots", type=int, help="Logical workers that share each batch.")
-@click.option("--hp", "hyperparameters", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
-@click.option("--seed", type=int, help="All randomness is a function of it. Default: 0.")
+@submission_options
 @click.option("--batches", "num_batches", default=24, show_default=True, help="Of each run.")
 @json_option
 def verify(
@@ -56,7 +48,7 @@ def verify(
     given, all metrics and every checkpoint are compared. Nothing is left on record.
 
     Exit code 0: all runs ended with the same bits. 1: some did not; it says which, where they part
-    and what may be the cause.
+    and what may be the cause. Lengths and periods of the configuration do not matter.
     """
     from trialrun.cli._submission import read_submission
 
@@ -120,9 +112,8 @@ def _print_result(result: ScenarioResult) -> None:
     if result.failure is not None:
         click.echo(f"          the run failed: {result.failure}")
     if result.parting is not None:
-        for difference in result.parting.to_json().values():
-            if difference is not None:
-                click.echo(f"          {difference}")
+        for difference in result.parting.differences:
+            click.echo(f"          {difference}")
 
 
 def _print_end(report: Report) -> None:
@@ -131,11 +122,16 @@ def _print_end(report: Report) -> None:
     held = sum(result.holds for result in report.results)
     if report.holds:
         click.echo(
-            f"All {held + 1} runs of {count(report.batches, 'batch')} ended with the same bits: "
-            f"digest {short(report.digest)}."
+            f"Trained in {held} other ways, {count(report.batches, 'batch')} end with the same "
+            f"bits: digest {short(report.digest)}."
         )
         return
-    click.echo(f"Runs that differ: {len(report.results) - held} of {len(report.results)}.")
+    click.echo(f"Ways that differ: {len(report.results) - held} of {len(report.results)}.")
+    if not report.is_repeatable:
+        click.echo(
+            "The same run differs from itself, so nothing could be seen in others: they were not "
+            "made. Mend that, and verify again."
+        )
     if report.causes:
         click.echo("Likely causes:")
     for cause in report.causes:

@@ -19,6 +19,7 @@ from trialrun.controller.bookkeeping import (
     ExperimentRow,
     RunState,
     TrialRow,
+    change_config,
     create_experiment,
     replace_attempt,
     rewind,
@@ -47,6 +48,7 @@ def submit_experiment(
     trial_file: Path,
     trial_class: str | None,
     config: ExperimentConfig,
+    working_directory: Path | None = None,
 ) -> tuple[ExperimentRow, TrialRow]:
     """Records a new experiment with one trial, whose class is in a file.
 
@@ -56,13 +58,20 @@ def submit_experiment(
         trial_file: The user's file; a copy of it is kept.
         trial_class: Which class in it, if it has several.
         config: Its configuration. Threads that it leaves open are chosen here, once.
+        working_directory: Where the file finds modules besides its own folder; default: the
+            current folder.
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
         CheckpointError: ``from_checkpoint`` names no whole checkpoint.
     """
     return record_experiment(
-        database, home, trial_file=trial_file, trial_class=trial_class or "", config=config
+        database,
+        home,
+        trial_file=trial_file,
+        trial_class=trial_class or "",
+        config=config,
+        working_directory=working_directory or Path.cwd(),
     )
 
 
@@ -73,6 +82,7 @@ def record_experiment(
     trial_file: Path | None,
     trial_class: str,
     config: ExperimentConfig,
+    working_directory: Path | None = None,
 ) -> tuple[ExperimentRow, TrialRow]:
     """Records a new experiment with one trial, wherever its class comes from.
 
@@ -83,6 +93,7 @@ def record_experiment(
             defined in an interactive session.
         trial_class: The class; see ``going_on.is_of_script``.
         config: Its configuration. Threads that it leaves open are chosen here, once.
+        working_directory: Where the file finds modules besides its own folder, if anywhere.
 
     Raises:
         BookkeepingError: Its folder exists already, left by another database.
@@ -106,6 +117,7 @@ def record_experiment(
         seed=config.seed,
         experiments_directory=home.experiments,
         git_commit=None if trial_file is None else _git_commit(trial_file.parent),
+        working_directory=working_directory,
     )
     folder = Path(experiment.directory)
     try:
@@ -127,7 +139,10 @@ def record_experiment(
 
 
 def resumable_trial(
-    database: Database, experiment_id: int, num_processes: int | None
+    database: Database,
+    experiment_id: int,
+    num_processes: int | None,
+    max_restarts: int | None = None,
 ) -> tuple[TrialRow, ExperimentConfig]:
     """Returns the trial of an experiment that a new attempt can go on with, and its configuration.
 
@@ -135,10 +150,11 @@ def resumable_trial(
         database: Where it is recorded.
         experiment_id: Which experiment.
         num_processes: P, where one is asked for.
+        max_restarts: How often it may fail from now on, where that is to be recorded.
 
     Raises:
         BookkeepingError: There is no such experiment.
-        ConfigurationError: P does not divide the slots.
+        ConfigurationError: P does not divide the slots, or ``max_restarts`` is not allowed.
         RunConflictError: It runs already, or is complete.
     """
     experiment, trial = trial_of_experiment(database, experiment_id)
@@ -146,6 +162,9 @@ def resumable_trial(
     config = read_config(experiment.config)
     if num_processes is not None and (num_processes < 1 or config.slots % num_processes):
         raise ConfigurationError(not_divisible(config.slots, num_processes))
+    if max_restarts is not None:
+        config = read_config({**experiment.config, "max_restarts": max_restarts})
+        change_config(database, experiment.id, config.to_json())
     return trial, config
 
 

@@ -37,6 +37,7 @@ from trialrun.controller.home import Home, make_home
 from trialrun.controller.launch.supervisor import AttemptResult
 from trialrun.controller.replay_plan import ReplayPlan
 from trialrun.controller.running import run_attempt, trial_spec
+from trialrun.controller.trial_source import working_directory_of
 from trialrun.controller.warm_start import weights_folder
 
 # So many may be written before a difference is seen, whose files are then still there.
@@ -126,6 +127,7 @@ def run_replay(
             trial_file=trial_file,
             trial_class=plan.experiment.trial_class or None,
             config=config,
+            working_directory=working_directory_of(plan.experiment),
         )
         with (
             locked_trial(records, trial.id) as locked,

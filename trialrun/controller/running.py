@@ -35,7 +35,7 @@ from trialrun.controller.launch.supervisor import (
 from trialrun.controller.launch.worker import Assignment
 from trialrun.controller.liveness import order_arrays_folder
 from trialrun.controller.restarts import Refusal, Restart, RestartPolicy
-from trialrun.controller.trial_source import trial_file_of
+from trialrun.controller.trial_source import trial_file_of, working_directory_of
 from trialrun.controller.warm_start import weights_folder
 
 logger = logging.getLogger(__name__)
@@ -269,6 +269,7 @@ def run_rehearsal(
         intra_op_threads=threads,
         metadata={},
         warm_start_from=weights,
+        working_directory=Path.cwd(),
     )
     bell = Bell()
     assignment = Assignment(
@@ -309,12 +310,14 @@ def trial_spec(prepared: PreparedAttempt) -> TrialSpec:
             "hyperparameters": trial.hyperparameters,
             "trial_file": str(trial_file),
             "trial_class": experiment.trial_class or None,
+            "working_directory": experiment.working_directory,
             "git_commit": experiment.git_commit,
             "from_checkpoint": config.from_checkpoint,
         },
         resume_from=Path(prepared.checkpoint.path) if prepared.checkpoint else None,
         tensorboard=prepared.folder.tensorboard,
         warm_start_from=weights_folder(experiment) if config.from_checkpoint else None,
+        working_directory=working_directory_of(experiment),
     )
 
 

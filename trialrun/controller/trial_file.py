@@ -14,21 +14,35 @@ from trialrun._errors import InvalidTrialError, nearest_name
 from trialrun._trial import Trial, require_complete
 
 
-def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
+def load_trial_class(
+    path: Path, class_name: str | None, working_directory: Path | None = None
+) -> type[Trial]:
     """Imports a trial file and returns its Trial class.
 
-    The file's folder comes first on ``sys.path``, so that it can import its neighbours.
+    The file's folder comes first on ``sys.path``, so that it can import its neighbours, and then
+    the folder in which it was submitted.
 
     Args:
         path: The file.
         class_name: Which class, where there are several.
+        working_directory: Where it finds modules besides its own folder, if anywhere.
 
     Raises:
         InvalidTrialError: There is none, there are several, it is no Trial, or it lacks a required
             method; the message says what to write.
         Exception: Whatever the file raises when it is imported.
     """
-    module = _import_file(path)
+    _search_first([path.parent] + ([] if working_directory is None else [working_directory]))
+    try:
+        module = _import_file(path)
+    except ModuleNotFoundError as error:
+        if working_directory is None or working_directory.is_dir():
+            raise
+        raise InvalidTrialError(
+            f"{path.name} imports {error.name!r}, which is not found. It was submitted in "
+            f"{working_directory}, below which modules are searched too, and that folder is gone: "
+            "restore it, or move the module beside the file."
+        ) from error
     classes = {
         name: value
         for name, value in vars(module).items()
@@ -62,14 +76,17 @@ def load_trial_class(path: Path, class_name: str | None) -> type[Trial]:
     return only
 
 
+def _search_first(folders: list[Path]) -> None:
+    """Puts folders first on ``sys.path``, in their order, where they are not there yet."""
+    known = set(sys.path)
+    sys.path[:0] = [name for name in dict.fromkeys(map(str, folders)) if name not in known]
+
+
 def _is_trial(value: object) -> TypeIs[type[Trial]]:
     return inspect.isclass(value) and issubclass(value, Trial)
 
 
 def _import_file(path: Path) -> ModuleType:
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     # Under its own name, so that loader workers that are spawned can import what it defines; under
     # another where an imported module has that name already.
     known = sys.modules.get(path.stem)

@@ -26,6 +26,12 @@ def trial_file_of(experiment: ExperimentRow) -> Path:
     return find_trial_file(path, Path(experiment.directory) / path.name)
 
 
+def working_directory_of(experiment: ExperimentRow) -> Path | None:
+    """Returns where the trial's file finds modules besides its own folder, if that is on record."""
+    recorded = experiment.working_directory
+    return None if recorded is None else Path(recorded)
+
+
 def find_trial_file(path: Path, copy: Path) -> Path:
     """Returns the file where it was submitted, or the copy of it.
 

@@ -56,7 +56,7 @@ def test_newer_schema_is_refused_and_left_alone(database: Database, file: Path) 
     with pytest.raises(BookkeepingError) as raised:
         Database.open(database.url)
     assert str(raised.value) == (
-        f"The database {file} was made by a newer trialrun (schema 9999; this version knows 0001). "
+        f"The database {file} was made by a newer trialrun (schema 9999; this version knows 0002). "
         "Upgrade trialrun, or name another database with --db."
     )
 
@@ -123,7 +123,7 @@ def test_session_undoes_everything_after_an_error(database: Database) -> None:
         session.execute(text("INSERT INTO alembic_version VALUES ('x')"))
         raise KeyError
     with database.snapshot() as session:
-        assert session.execute(text("SELECT * FROM alembic_version")).all() == [("0001",)]
+        assert session.execute(text("SELECT * FROM alembic_version")).all() == [("0002",)]
 
 
 def test_transaction_that_reads_and_then_writes_loses_no_update(database: Database) -> None:

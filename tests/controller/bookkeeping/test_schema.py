@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Table, delete, func, select, text
+from sqlalchemy import Table, create_engine, delete, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.schema import CreateTable
@@ -65,6 +66,30 @@ def test_known_revisions_are_the_migrations_in_order() -> None:
     scripts = list(ScriptDirectory.from_config(config).walk_revisions())  # newest first
     assert tuple(script.revision for script in reversed(scripts)) == migrations.REVISIONS
     assert migrations.HEAD == migrations.REVISIONS[-1]
+
+
+def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    engine = create_engine(f"sqlite:///{file}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO experiments (name, description, trial_file, trial_class, "
+                "trial_source_hash, config, directory, created_at) VALUES ('old', '', '/t.py', '', "
+                "'', '{}', '/home/1', '2026-01-01 00:00:00')"
+            )
+        )
+    engine.dispose()
+    database = Database.open(f"sqlite:///{file}")
+    with database.snapshot() as session:
+        (row,) = session.scalars(select(ExperimentRow)).all()
+        context = MigrationContext.configure(session.connection())
+        assert compare_metadata(context, Base.metadata) == []
+    assert (row.name, row.working_directory) == ("old", None)
 
 
 def test_public_names_are_sorted() -> None:

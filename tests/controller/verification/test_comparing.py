@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trialrun.controller.checkpoints.contents import CheckpointContents
 from trialrun.controller.verification import comparing
 from trialrun.controller.verification.comparing import RunRecords, find_parting, read_records
 from trialrun.controller.verification.diary import Diaries
@@ -107,3 +108,55 @@ def test_of_several_checkpoints_at_a_batch_the_youngest_counts(
     nowhere: Any = None
     records = read_records(nowhere, 1, tmp_path)
     assert (records.digests, records.checkpoints) == ({2: "younger"}, {2: Path("1")})
+
+
+def test_the_state_of_checkpoints_with_equal_weights_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: dict[Path, dict[str, Any]] = {}
+
+    def read(folder: Path) -> CheckpointContents:
+        return CheckpointContents(models=[], state=states[folder], metadata={})
+
+    def run(name: str, **state: Any) -> RunRecords:
+        folders = {batch: tmp_path / f"{name}-{batch}" for batch in STRAIGHT.digests}
+        for batch, folder in folders.items():
+            states[folder] = {"batches": batch, "optimizers": [], "progress": {}, "slots": []}
+            if batch == 4:
+                states[folder].update(state)
+        return dataclasses.replace(STRAIGHT, checkpoints=folders)
+
+    monkeypatch.setattr(comparing, "read_state", read)
+    straight = run("straight", trial={"seen": 4}, callbacks={"early": {"waited": 1}})
+    same = run("same", trial={"seen": 4}, callbacks={"early": {"waited": 1}})
+    assert find_parting(straight, same, same_validations=True).is_nowhere
+
+    other = run("other", trial={"seen": 4}, callbacks={"early": {"waited": 0}})
+    parting = find_parting(straight, other, same_validations=True)
+    assert (parting.weights, parting.state_name) == (None, "callbacks.early.waited")
+    assert parting.differences == [
+        "after batch 4 the checkpoint's callbacks.early.waited is 0, straight 1"
+    ]
+    # It listens to validations, which are at other batches.
+    assert find_parting(straight, other, same_validations=False).is_nowhere
+    metered = run("metered", trial={"seen": 4}, slots=[{"metrics": [1.5], "loader": 3}])
+    parting = find_parting(
+        run("alone", slots=[{"metrics": [1.0]}]), metered, same_validations=False
+    )
+    assert parting.state_name == "slots.0.metrics.0"
+
+
+def test_state_that_follows_from_other_weights_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(folder: Path) -> CheckpointContents:
+        differs = folder.name == "other-4"
+        state = {"optimizers": [], "slots": [], "trial": {"loss": 0.5 if differs else 0.25}}
+        return CheckpointContents(models=[], state=state, metadata={})
+
+    monkeypatch.setattr(comparing, "read_state", read)
+    monkeypatch.setattr(comparing, "_weights", lambda *_: "after batch 2")
+    straight = dataclasses.replace(STRAIGHT, checkpoints={2: tmp_path / "a", 4: tmp_path / "b"})
+    other = {2: tmp_path / "other-2", 4: tmp_path / "other-4"}
+    parted = dataclasses.replace(STRAIGHT, digests={2: "x", 4: "y"}, checkpoints=other)
+    assert find_parting(straight, parted, same_validations=True).differences == ["after batch 2"]

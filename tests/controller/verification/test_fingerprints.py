@@ -3,7 +3,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
+import itertools
+import logging
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from trialrun.controller.verification.fingerprints import fingerprint
+from trialrun.controller.verification.fingerprints import fingerprint, sampled_fingerprint
 
 Pair = collections.namedtuple("Pair", ["image", "label"])
 
@@ -107,6 +111,73 @@ def test_what_contains_itself_has_one() -> None:
     second: list[Any] = [2]
     second.append(second)
     assert fingerprint(first) != fingerprint(second)
+
+
+def counting() -> Callable[[], int]:
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return step
+
+
+def squares() -> Iterator[int]:
+    for number in itertools.count():
+        yield number * number
+
+
+@pytest.mark.parametrize(
+    ("value", "advance"),
+    [
+        (counting(), lambda value: value()),
+        (functools.partial(counting()), lambda value: value()),
+        (squares(), next),
+        (iter([1, 2, 3]), next),
+        (iter(range(5)), next),
+        (itertools.cycle([1, 2]), next),
+        (itertools.count(), next),
+        (enumerate("abc"), next),
+        (zip([1, 2], [3, 4], strict=True), next),
+    ],
+)
+def test_what_stands_elsewhere_has_another_and_looking_moves_nothing(
+    value: Any, advance: Callable[[Any], Any]
+) -> None:
+    before = fingerprint(value)
+    assert fingerprint(value) == before
+    advance(value)
+    assert fingerprint(value) != before
+
+
+def test_what_python_itself_keeps_is_no_state() -> None:
+    logger = logging.getLogger("tests.fingerprints")
+    before = fingerprint({"log": logger})
+    logger.isEnabledFor(logging.ERROR)  # which it remembers
+    assert fingerprint({"log": logger}) == before
+
+
+def test_what_is_held_counts_by_its_type_wherever_it_is_met() -> None:
+    held = torch.zeros(2)
+    owner = Plain([held, 1])
+    before = sampled_fingerprint(owner, {id(held)})
+    held += 1
+    assert sampled_fingerprint(owner, {id(held)}) == before
+    owner.value[1] = 2
+    assert sampled_fingerprint(owner, {id(held)}) != before
+
+
+@pytest.mark.parametrize("make", [torch.zeros, lambda n: np.zeros(n, dtype=np.float32)])
+def test_of_a_large_dataset_a_sample_counts(make: Callable[[int], Any]) -> None:
+    large = make(5_000_000)
+    before = sampled_fingerprint(large, ())
+    large[1] = 1  # between the sampled ones
+    assert sampled_fingerprint(large, ()) == before
+    large[:] = 1
+    assert sampled_fingerprint(large, ()) != before
+    assert sampled_fingerprint(make(5_000_001), ()) != sampled_fingerprint(make(5_000_000), ())
 
 
 def _copied(value: Any) -> Any:

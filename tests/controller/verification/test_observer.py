@@ -88,15 +88,110 @@ def test_a_request_may_come_during_a_validation_which_is_then_owed(tmp_path: Pat
 def test_attributes_that_training_changes_and_no_checkpoint_holds_are_named(
     tmp_path: Path,
 ) -> None:
-    _, diaries = run(make_spec(write_trial(tmp_path, SHAPES)), tmp_path)
-    assert diaries.changed == ["scratch", "seen"]
+    spec = make_spec(write_trial(tmp_path, SHAPES))
+    _, diaries = run(spec, tmp_path, watches_state=True)
+    assert [change.name for change in diaries.changed if not change.is_saved] == [
+        "self.scratch",
+        "self.seen",
+    ]
+    assert [change.name for change in diaries.changed if change.is_saved] == ["self._kept"]
+
+
+HIDING = """
+import itertools
+import torch
+from torch.utils.data import Dataset
+from trialrun import Callback, DataLoader
+from trials.linear import Linear
+
+HISTORY = []
+
+class Model(torch.nn.Linear):
+    calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return super().forward(inputs)
+
+class Noted(Dataset):
+    def __init__(self, records):
+        self.records, self.asked = records, 0
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return self.records[index]
+
+class Waiting(Callback):
+    def __init__(self):
+        self.heard = self.kept = 0
+
+    def on_training_batch_end(self, batch_idx):
+        self.heard += 1
+        self.kept += 2
+
+    def state_dict(self):
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state_dict):
+        self.kept = state_dict["kept"]
+
+class Hiding(Linear):
+    seen = 0
+
+    def set_up(self):
+        self.numbers = itertools.count()
+        self.parts = {"model": self.model, "weights": list(self.model.parameters())}
+        self.model.inner = Model(1, 1)
+
+    def build_callbacks(self):
+        return {"waiting": Waiting()}
+
+    def build_training_data_loader(self):
+        loader = super().build_training_data_loader()
+        return DataLoader(Noted(loader.dataset), batch_size=loader.batch_size)
+
+    def train_batch(self, batch, epoch_idx, batch_idx):
+        next(self.numbers)
+        Hiding.seen += 1
+        HISTORY.append(batch_idx)
+        self.model.inner(torch.zeros(1))
+        return super().train_batch(batch, epoch_idx, batch_idx)
+"""
+
+
+def test_state_is_found_wherever_the_trial_hides_it(tmp_path: Path) -> None:
+    spec = make_spec(write_trial(tmp_path, HIDING, "hiding_trial.py"))
+    _, diaries = run(spec, tmp_path, watches_state=True)
+    assert {(change.name, change.keeper) for change in diaries.changed if not change.is_saved} == {
+        ("self.numbers", "TRIAL"),
+        ("Hiding.seen in hiding_trial.py", "CODE"),
+        ("HISTORY in hiding_trial.py", "CODE"),
+        ("heard of the callback 'waiting'", "CALLBACK"),
+        ("asked of the training data's Noted", "DATA"),
+        ("model.0.inner.calls", "MODEL"),
+    }
+    assert [change.name for change in diaries.changed if change.is_saved] == [
+        "kept of the callback 'waiting'"
+    ]
 
 
 def test_a_trial_that_keeps_nothing_is_not_blamed(tmp_path: Path) -> None:
-    for name in ("conv.py", "gan.py", "reducing.py"):
-        _, diaries = run(make_spec(name), tmp_path / name)
-        assert diaries.changed == []
+    for name in ("averaging.py", "conv.py", "gan.py", "reducing.py", "lbfgs.py"):
+        _, diaries = run(make_spec(name), tmp_path / name, watches_state=True)
+        assert [change.name for change in diaries.changed if not change.is_saved] == []
         assert diaries.records
+
+
+def test_a_trial_that_ends_itself_is_looked_at_before_its_planned_end(tmp_path: Path) -> None:
+    source = SHAPES.replace(
+        "self.seen += 1", "self.seen += 1; self.context.set_stop_requested(True)"
+    )
+    ended, diaries = run(make_spec(write_trial(tmp_path, source)), tmp_path, watches_state=True)
+    assert ended.batches < 8
+    assert "self.seen" in [change.name for change in diaries.changed]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

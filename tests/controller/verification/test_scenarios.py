@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -9,9 +10,8 @@ from hypothesis import strategies as st
 from trialrun.controller.verification.scenarios import (
     STRAIGHT,
     Ground,
-    Moment,
     Scenario,
-    plan_scenarios,
+    plan_runs,
 )
 
 GROUND = Ground(
@@ -30,7 +30,7 @@ def grounds(draw: st.DrawFn) -> Ground:
     window = draw(st.integers(1, 5))
     total = window * draw(st.integers(4, 12))
     return Ground(
-        processes=tuple(sorted({1, *draw(st.sets(st.sampled_from([2, 3, 4, 8])))})),
+        processes=tuple(sorted({1, *draw(st.sets(st.sampled_from([2, 3, 4, 8, 16, 32, 64])))})),
         total_batches=total,
         epoch_length=draw(st.none() | st.integers(1, 30)),
         window=window,
@@ -40,58 +40,85 @@ def grounds(draw: st.DrawFn) -> Ground:
     )
 
 
-def ends_at(scenario: Scenario, ground: Ground) -> int:
-    """The batch at which the first attempt ends at the latest."""
-    first = scenario.legs[0]
-    assert first.stop is not None
-    if first.stop.is_kill or first.stop.moment is Moment.VALIDATION:
-        return first.stop.batch
-    # On several processes a wish is heard one batch later.
-    heard = first.stop.batch + (1 if first.processes == 1 else 2)
-    return -(-heard // ground.window) * ground.window
+def stopped(ground: Ground) -> list[Scenario]:
+    return [s for c in plan_runs(ground) for s in c.scenarios if s.is_stopped]
 
 
 @given(grounds())
-def test_every_stop_comes_before_the_end(ground: Ground) -> None:
-    stopped = [s for s in plan_scenarios(ground) if len(s.legs) > 1]
-    assert stopped
-    for scenario in stopped:
-        assert ends_at(scenario, ground) < ground.total_batches, scenario
-        assert scenario.legs[-1].stop is None
+def test_every_stop_comes_before_the_end_and_after_the_one_before_it(ground: Ground) -> None:
+    assert stopped(ground)
+    for combination in plan_runs(ground):
+        begins = 0
+        *legs, last = combination.run.legs
+        assert last.stop is None
+        for leg in legs:
+            assert leg.stop is not None
+            assert begins <= leg.stop.batch, combination
+            begins = leg.stop.latest_end(leg.processes, ground.window)
+            # A killed attempt begins anew; one that pauses at the end would have no next one.
+            assert begins < ground.total_batches + leg.stop.is_kill, combination
 
 
 @given(grounds())
 def test_a_stopped_run_goes_on_with_other_processes_wherever_there_are_any(ground: Ground) -> None:
-    for scenario in plan_scenarios(ground):
-        if len(scenario.legs) > 1 and len(ground.processes) > 1:
-            first, second = scenario.processes
-            assert first != second
+    for combination in plan_runs(ground):
+        for first, second in itertools.pairwise(combination.run.processes):
+            assert first != second or len(ground.processes) == 1
+        for scenario, leg in zip(combination.scenarios, combination.run.legs, strict=False):
+            assert not scenario.is_stopped or scenario.legs[0] == leg
 
 
 @given(grounds())
-def test_no_two_runs_are_the_same_and_each_number_of_processes_is_used(ground: Ground) -> None:
-    scenarios = plan_scenarios(ground)
+def test_no_two_ways_are_the_same_and_a_stopped_run_goes_on_on_each_number_of_processes(
+    ground: Ground,
+) -> None:
+    scenarios = [s for c in plan_runs(ground) for s in c.scenarios]
     assert len({(s.name, *s.processes) for s in scenarios}) == len(scenarios)
-    assert {p for s in scenarios for p in s.processes} == set(ground.processes)
+    assert {s.legs[-1].processes for s in stopped(ground)} == set(ground.processes)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("processes", [(1,), (1, 2), (1, 2, 4)])
+def test_a_trial_that_ends_itself_early_is_stopped_where_it_can_be(
+    total: int, processes: tuple[int, ...]
+) -> None:
+    ground = dataclasses.replace(
+        GROUND, processes=processes, total_batches=total, window=1, validation_period=1
+    )
+    names = [s.name for s in stopped(ground)]
+    middle = {1: 0, 2: 1, 3: 1}[total]
+    assert f"killed in an epoch, batch {middle}" in names
+    assert "killed during a validation, batch 1" in names
+    assert any(name.startswith("paused") for name in names) == (total > 1)
 
 
 def test_a_run_is_stopped_wherever_state_may_be_lost() -> None:
-    names = [scenario.name for scenario in plan_scenarios(GROUND)]
+    names = [[s.name for s in combination.scenarios] for combination in plan_runs(GROUND)]
     assert names == [
-        "once more",
-        "on 2 processes",
-        "on 4 processes",
-        "num_workers=2",
-        "other validation and checkpoint periods",
-        "paused in an epoch, batch 11",
-        "paused in an epoch, batch 11",
-        "paused at an epoch's end, batch 9",
-        "paused in an aggregation window, batch 12",
-        "killed in an epoch, batch 12",
-        "paused during a validation, batch 12",
-        "killed during a validation, batch 12",
-        "killed while a checkpoint is written, batch 15",
+        ["once more"],
+        ["on 2 processes", "num_workers=2"],
+        ["on 4 processes"],
+        ["other validation and checkpoint periods"],
+        [
+            "paused in an epoch, batch 2",
+            "paused at an epoch's end, batch 9",
+            "killed in an epoch, batch 12",
+            "killed while a checkpoint is written, batch 15",
+            "paused during a validation, batch 18",
+            "paused in an epoch, batch 20",
+        ],
+        ["killed during a validation, batch 12", "paused in an aggregation window, batch 12"],
     ]
+
+
+def test_loader_workers_are_tried_together_with_processes_and_periods_alone() -> None:
+    _, with_workers, _, with_periods, *_ = plan_runs(GROUND)
+    assert (with_workers.run.processes, with_workers.run.num_workers) == ([2], 2)
+    assert [s.processes for s in with_workers.as_run] == [[2], [2]]
+    # Where that differs, each is tried alone: then it differs from the straight run in one thing.
+    assert [s.processes for s in with_workers.scenarios] == [[2], [1]]
+    run = with_periods.run
+    assert (run.processes, run.validation_period, run.checkpoint_period) == ([1], 9, 6)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +132,19 @@ def test_a_run_is_stopped_wherever_state_may_be_lost() -> None:
     ],
 )
 def test_what_the_trial_has_not_is_not_tried(changes: dict[str, object], missing: str) -> None:
-    names = [s.name for s in plan_scenarios(dataclasses.replace(GROUND, **changes))]  # type: ignore[arg-type]  # of several types
-    assert not [name for name in names if missing in name]
-    assert [s.name for s in plan_scenarios(GROUND) if missing in s.name]
+    def names(ground: Ground) -> list[str]:
+        return [s.name for c in plan_runs(ground) for s in c.scenarios]
+
+    assert not [n for n in names(dataclasses.replace(GROUND, **changes)) if missing in n]  # type: ignore[arg-type]  # of several types
+    assert [name for name in names(GROUND) if missing in name]
 
 
 def test_a_trial_with_workers_is_tried_without() -> None:
-    scenarios = plan_scenarios(dataclasses.replace(GROUND, num_workers=3))
-    assert [s.num_workers for s in scenarios if s.num_workers is not None] == [0]
+    runs = plan_runs(dataclasses.replace(GROUND, num_workers=3))
+    assert [s.num_workers for c in runs for s in c.scenarios if s.num_workers is not None] == [0]
 
 
 def test_only_the_second_straight_run_is_a_repeat() -> None:
-    assert [s.name for s in plan_scenarios(GROUND) if s.is_repeat] == ["once more"]
+    scenarios = [s for c in plan_runs(GROUND) for s in c.scenarios]
+    assert [s.name for s in scenarios if s.is_repeat] == ["once more"]
     assert STRAIGHT.is_repeat

@@ -47,6 +47,7 @@ def create_experiment(
     seed: int,
     experiments_directory: Path,
     git_commit: str | None = None,
+    working_directory: Path | None = None,
 ) -> tuple[ExperimentRow, TrialRow]:
     """Records an experiment with one trial, which is PAUSED until an attempt claims it.
 
@@ -63,6 +64,7 @@ def create_experiment(
         experiments_directory: Holds one folder per experiment, named by its number. No number is
             ever given twice. The folder is not made here.
         git_commit: Of the trial file, if it is in a repository.
+        working_directory: Where the file finds modules besides its own folder.
 
     Returns:
         The experiment and its trial.
@@ -78,6 +80,7 @@ def create_experiment(
             directory="",
             git_commit=git_commit,
             created_at=datetime.now(UTC),
+            working_directory=None if working_directory is None else str(working_directory),
         )
         session.add(experiment)
         session.flush()  # gives the number

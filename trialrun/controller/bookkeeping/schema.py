@@ -75,6 +75,7 @@ class ExperimentRow(Base):
     directory: Mapped[str]  # absolute path
     git_commit: Mapped[str | None]
     created_at: Mapped[datetime]
+    working_directory: Mapped[str | None]  # where submit was typed; none of a script
 
 
 class TrialRow(Base):

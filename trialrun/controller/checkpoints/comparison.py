@@ -7,7 +7,7 @@ are; so a NaN equals itself, and 0.0 differs from -0.0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,23 @@ def compare_contents(first: CheckpointContents, second: CheckpointContents) -> C
         facts=_differing(_facts(first.metadata), _facts(second.metadata)),
         state=_differing(_rest(first), _rest(second)),
     )
+
+
+def compare_state(
+    first: CheckpointContents, second: CheckpointContents, left_out: Sequence[str] = ()
+) -> list[FactDifference]:
+    """Compares what goes on after a resume and is neither hashed by the digest, nor a time.
+
+    Args:
+        first: A checkpoint; its models may be left out.
+        second: The other.
+        left_out: Parts of the state that are not compared, such as ``progress``.
+    """
+    return [
+        difference
+        for difference in _differing(_rest(first), _rest(second))
+        if difference.name.partition(".")[0] not in left_out
+    ]
 
 
 def _values(contents: CheckpointContents) -> Iterator[tuple[str, Any]]:

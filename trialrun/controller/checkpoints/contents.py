@@ -88,6 +88,26 @@ def fits_safetensors(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype not in _WITHOUT_SAFETENSORS
 
 
+def read_state(folder: Path) -> CheckpointContents:
+    """Reads a checkpoint without its tensors: they are read from the disk where they are looked at.
+
+    Of the models only what is no tensor is there.
+
+    Raises:
+        CheckpointError: A file is missing or cannot be read.
+    """
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        path = folder / STATE_FILE
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        extra_states = state.pop("model_extra_states")
+    except Exception as error:
+        raise CheckpointError(
+            f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
+        ) from error
+    return CheckpointContents(models=extra_states, state=state, metadata=metadata)
+
+
 def model_file_names(count: int) -> list[str]:
     """Returns the names of the files that hold so many models."""
     if count == 1:

@@ -86,6 +86,7 @@ class TrialSpec:
         stretch: The part of the trial that is trained again; None: all of it is trained.
         rehearsed_length: In a rehearsal, which is shorter: how long the trial is told it trains.
         observer: What looks over the trial's shoulder, if anything.
+        working_directory: Where the file finds modules besides its own folder, if anywhere.
     """
 
     trial_file: Path
@@ -100,6 +101,7 @@ class TrialSpec:
     stretch: Stretch | None = None
     rehearsed_length: Unit | None = None
     observer: TrialObserver | None = None
+    working_directory: Path | None = None
 
     def settings(self) -> RuntimeSettings:
         """Returns what must be known before the trial is built."""
@@ -408,7 +410,7 @@ def open_session(
         runtime.execution.begin_at(contents.state["batches"])
     # What is drawn while the file is imported, which happens once in a process, changes nothing.
     trial_class = runtime.at_first_address(
-        lambda: load_trial_class(spec.trial_file, spec.trial_class)
+        lambda: load_trial_class(spec.trial_file, spec.trial_class, spec.working_directory)
     )
     prepare_data(trial_class, spec.config.hyperparameters, collectives)
     trial = trial_class(runtime.context)

@@ -25,7 +25,7 @@ from trialrun.controller.experiments import source_warnings
 from trialrun.controller.inference.selection import select_checkpoint
 from trialrun.controller.inference.trained import open_trained
 from trialrun.controller.liveness import trial_of_experiment
-from trialrun.controller.trial_source import trial_file_of
+from trialrun.controller.trial_source import trial_file_of, working_directory_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def open_checkpoint(
         Path(checkpoint.path),
         device=device,
         trial_file=trial_file_of(experiment),
+        working_directory=working_directory_of(experiment),
         collectives=collectives,
     )
     if opened.runtime.collectives.is_chief:

@@ -78,6 +78,7 @@ def open_trained(
     device: torch.device,
     trial_class: type[Trial] | None = None,
     trial_file: Path | None = None,
+    working_directory: Path | None = None,
     hparams: Mapping[str, Any] | None = None,
     collectives: Collectives | None = None,
 ) -> Inference:
@@ -88,6 +89,8 @@ def open_trained(
         device: Where this process computes.
         trial_class: The trial's class; default: the one in the trial's file.
         trial_file: That file; default: the one that the checkpoint names.
+        working_directory: Where the file finds modules besides its own folder; default: what the
+            checkpoint names.
         hparams: Hyperparameters that take the place of recorded ones.
         collectives: The processes that share the trial's slots; default: this one alone.
 
@@ -131,7 +134,10 @@ def open_trained(
     if trial_class is None:
         name = _class_name(weights.metadata.get("trial_class"))
         file = trial_file or _trial_file(folder, facts)
-        cls = runtime.at_first_address(lambda: load_trial_class(file, name))
+        recorded_folder = weights.metadata.get("working_directory")
+        if working_directory is None and recorded_folder is not None:
+            working_directory = Path(recorded_folder)
+        cls = runtime.at_first_address(lambda: load_trial_class(file, name, working_directory))
     else:
         cls = trial_class
         if not (inspect.isclass(cls) and issubclass(cls, Trial)):

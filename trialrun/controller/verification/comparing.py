@@ -15,7 +15,8 @@ from trialrun.controller.bookkeeping import (
     training_metrics_of_trial,
     validation_metrics_of_trial,
 )
-from trialrun.controller.checkpoints.comparison import compare_checkpoints
+from trialrun.controller.checkpoints.comparison import compare_checkpoints, compare_state
+from trialrun.controller.checkpoints.contents import CheckpointContents, read_state
 from trialrun.controller.verification.diary import Diaries, read_diaries
 
 
@@ -68,17 +69,27 @@ class Parting:
         metrics: What was reported.
         weights: What was learned.
         length: How long it was.
+        state: What else checkpoints hold: of schedulers, callbacks, reducers and the trial itself.
+        state_name: The name of that, such as ``trial.scale``.
     """
 
     records: str | None
     metrics: str | None
     weights: str | None
     length: str | None
+    state: str | None = None
+    state_name: str | None = None
 
     @property
     def is_nowhere(self) -> bool:
         """Whether the two runs are equal."""
         return not any(dataclasses.astuple(self))
+
+    @property
+    def differences(self) -> list[str]:
+        """What differs, in sentences."""
+        found = (self.records, self.metrics, self.weights, self.state, self.length)
+        return [difference for difference in found if difference is not None]
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON data."""
@@ -96,10 +107,13 @@ def find_parting(straight: RunRecords, other: RunRecords, *, same_validations: b
             has found may be of another length.
     """
     is_as_long = straight.batches == other.batches
+    state_name, state = _state(straight, other, same_validations) or (None, None)
     return Parting(
         records=_records(straight, other),
         metrics=_metrics(straight, other, same_validations),
         weights=_weights(straight, other),
+        state=state,
+        state_name=state_name,
         length=None
         if is_as_long or not same_validations
         else f"it ended after {count(other.batches, 'batch')}, the straight run after "
@@ -144,3 +158,41 @@ def _weights(straight: RunRecords, other: RunRecords) -> str | None:
         when = f"after batch {batch}" if batch - before <= 1 else f"after batch {before} to {batch}"
         return f"{when} the first tensor that differs is {found.first.describe()}"
     return None
+
+
+# What validations have found, which is compared as metrics and length.
+_PROGRESS = "progress"
+# What may learn by that, and so differs where they are at other batches.
+_LISTENING = ("callbacks", "added", "trial", "lr_schedulers", "optimizers")
+# What slots are given is compared itself; loaders write down their place in ways of their own.
+_LOADER = "loader"
+
+
+def _state(
+    straight: RunRecords, other: RunRecords, same_validations: bool
+) -> tuple[str, str] | None:
+    """Returns the first of what checkpoints hold besides the weights that differs, and where.
+
+    What follows from other weights is not told.
+    """
+    left_out = (_PROGRESS,) if same_validations else (_PROGRESS, *_LISTENING)
+    for batch in sorted(straight.checkpoints.keys() & other.checkpoints.keys()):
+        first, second = (
+            _without_loaders(read_state(run.checkpoints[batch])) for run in (straight, other)
+        )
+        for found in compare_state(first, second, left_out):
+            return found.name, (
+                f"after batch {batch} the checkpoint's {found.name} is {found.second}, straight "
+                f"{found.first}"
+            )
+        if straight.digests[batch] != other.digests[batch]:
+            break
+    return None
+
+
+def _without_loaders(contents: CheckpointContents) -> CheckpointContents:
+    slots = [
+        {name: value for name, value in slot.items() if name != _LOADER}
+        for slot in contents.state["slots"]
+    ]
+    return dataclasses.replace(contents, state={**contents.state, "slots": slots})

@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trialrun.controller.verification.kept_state import Change
+
 
 class Diary:
     """Writes lines in one process.
@@ -37,13 +39,13 @@ class Diaries:
     Args:
         records: By (batch, slot), the fingerprints of all that the slot was given for that batch:
             several where it was trained again after a stop.
-        changed: Attributes of the trial that training has changed.
+        changed: What training has changed of what the trial keeps.
         num_workers: Loader workers of the training data; None where the loader is not trialrun's.
         num_validation_batches: Batches that were evaluated by all slots.
     """
 
     records: dict[tuple[int, int], set[str]]
-    changed: list[str]
+    changed: list[Change]
     num_workers: int | None
     num_validation_batches: int
 
@@ -51,7 +53,7 @@ class Diaries:
 def read_diaries(folder: Path) -> Diaries:
     """Reads what all processes of a run have left in its folder."""
     records: dict[tuple[int, int], set[str]] = collections.defaultdict(set)
-    changed: set[str] = set()
+    changed: dict[str, Change] = {}
     num_workers: int | None = None
     evaluated = 0
     for file in sorted(folder.glob("*.jsonl")):
@@ -59,12 +61,15 @@ def read_diaries(folder: Path) -> Diaries:
             entry = json.loads(line)
             if "records" in entry:
                 records[entry["batch"], entry["slot"]].add(entry["records"])
-            changed.update(entry.get("changed", ()))
+            for name, keeper, is_saved in entry.get("changed", ()):
+                # A value may be in the saved state by chance; in the end it is not.
+                is_saved = is_saved and (name not in changed or changed[name].is_saved)
+                changed[name] = Change(name=name, keeper=keeper, is_saved=is_saved)
             num_workers = entry.get("num_workers", num_workers)
             evaluated += "evaluated" in entry
     return Diaries(
         records=dict(records),
-        changed=sorted(changed),
+        changed=sorted(changed.values()),
         num_workers=num_workers,
         num_validation_batches=evaluated,
     )

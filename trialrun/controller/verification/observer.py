@@ -6,11 +6,9 @@ import dataclasses
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from trialrun._data_loader import DataLoader
 from trialrun._trial import Trial
@@ -19,6 +17,7 @@ from trialrun.controller.engine.reports.tensorboard_log import CheckpointWriter
 from trialrun.controller.engine.runtime import Runtime
 from trialrun.controller.verification.diary import Diary
 from trialrun.controller.verification.fingerprints import fingerprint
+from trialrun.controller.verification.kept_state import KeptState
 from trialrun.controller.verification.scenarios import Moment, Stop
 
 # What loader workers need, as it is without any.
@@ -39,19 +38,22 @@ class Observer:
         folder: Where the processes of the run keep their diaries.
         stop: When this attempt is stopped; None: never.
         num_workers: Loader workers in place of the trial's own number; None: as it says.
-        last_batch: The index of the run's last batch, after which attributes are compared.
+        last_batch: The index of the run's last batch, if it is as long as planned.
+        watches_state: Whether to look for what the trial keeps from batch to batch.
     """
 
     folder: Path
     stop: Stop | None
     num_workers: int | None
     last_batch: int
+    watches_state: bool = False
 
     def observe(self, trial: Trial, runtime: Runtime) -> None:
         """Begins to look on, and to write down what it sees."""
         diary = Diary(self.folder)
         watched = _Watched(self, trial, runtime, diary)
         for name in (
+            "build_callbacks",
             "build_training_data_loader",
             "train_batch",
             "evaluate_batch",
@@ -75,11 +77,23 @@ class _Watched:
         self._trial = trial
         self._runtime = runtime
         self._diary = diary
-        self._before: dict[str, str] | None = None
+        self._callbacks: Mapping[str, Any] = {}
+        self._loaders: list[Any] = []
+        self._kept: KeptState | None = None
+
+    def build_callbacks(self, build: Callable[[], Any]) -> Callable[[], Any]:
+        def noted() -> Any:
+            callbacks = build()
+            if isinstance(callbacks, Mapping):
+                self._callbacks = callbacks
+            return callbacks
+
+        return noted
 
     def build_training_data_loader(self, build: Callable[[], Any]) -> Callable[[], Any]:
         def with_workers() -> Any:
             loader = build()
+            self._loaders.append(loader)
             if not isinstance(loader, DataLoader):
                 return loader
             if self._observer.num_workers is not None:
@@ -93,12 +107,15 @@ class _Watched:
         def seen(batch: Any, epoch_idx: int, batch_idx: int) -> Any:
             slot = self._runtime.context.slot
             self._diary.write(batch=batch_idx, slot=slot, records=fingerprint(batch))
-            if self._before is None:
-                self._before = self._attributes()
+            if self._observer.watches_state and self._kept is None:
+                self._kept = KeptState(
+                    self._trial, self._runtime.context, self._callbacks, self._loaders
+                )
             self._stop_at(Moment.TRAINING, batch_idx)
             returned = train(batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx)
-            if batch_idx == self._observer.last_batch and slot == self._slots[-1]:
-                self._compare_attributes()
+            if self._kept is not None and slot == self._slots[-1] and self._is_looked_at(batch_idx):
+                changes = self._kept.changes()
+                self._diary.write(changed=[dataclasses.astuple(change) for change in changes])
             return returned
 
         return seen
@@ -127,33 +144,19 @@ class _Watched:
         if stop is None or (stop.moment, stop.batch) != (moment, batch):
             return
         collectives = self._runtime.collectives
+        # The first process evaluates in any case; others only where there are batches enough.
+        killed = 0 if moment is Moment.VALIDATION else collectives.size - 1
         if not stop.is_kill:
             self._runtime.stop_request.set()
-        elif collectives.rank == collectives.size - 1:
+        elif collectives.rank == killed:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _attributes(self) -> dict[str, str]:
-        """Returns the fingerprint of each attribute that no checkpoint holds by itself."""
-        context = self._runtime.context
-        held = [context, *context.models, *context.optimizers, *context.scalers]
-        held += [wrapped.scheduler for wrapped in context.lr_schedulers]
-        held += [wrapped.given for wrapped in context.reducers]
-        kept = {id(value) for value in held}
-        return {
-            name: fingerprint(value)
-            for name, value in vars(self._trial).items()
-            if not _is_held(value, kept)
-        }
+    def _is_looked_at(self, batch: int) -> bool:
+        """Returns whether state is compared after a batch: 0, 1, 3, 7, ... and the planned last.
 
-    def _compare_attributes(self) -> None:
-        before, now = self._before or {}, self._attributes()
-        saved = self._trial.state_dict()
-        changed = [
-            name
-            for name in before.keys() | now.keys()
-            if before.get(name) != now.get(name) and name.lstrip("_") not in saved
-        ]
-        self._diary.write(changed=sorted(changed))
+        A trial may end itself at any; comparing after each would take as long as the training.
+        """
+        return batch == self._observer.last_batch or not batch & (batch + 1)
 
 
 class _KilledWhileWriting:
@@ -187,16 +190,6 @@ class _KilledWhileWriting:
         if contents.metadata["batches"] != self._batch:
             return on_written
         return lambda folder: os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _is_held(value: Any, kept: set[int]) -> bool:
-    """Returns whether checkpoints hold a value, or training cannot change what it stands for."""
-    if id(value) in kept or isinstance(value, DataLoader):
-        return True
-    if isinstance(value, list | tuple | dict):
-        items = list(value.values()) if isinstance(value, dict) else list(value)
-        return bool(items) and all(_is_held(item, kept) for item in items)
-    return callable(value) and not isinstance(value, torch.nn.Module)
 
 
 def _with_workers(loader: DataLoader, num_workers: int) -> DataLoader:

@@ -35,13 +35,15 @@ from trialrun.controller.verification.comparing import (
     find_parting,
     read_records,
 )
+from trialrun.controller.verification.kept_state import Change
 from trialrun.controller.verification.observer import Observer
 from trialrun.controller.verification.scenarios import (
     STRAIGHT,
+    Combination,
     Ground,
     Leg,
     Scenario,
-    plan_scenarios,
+    plan_runs,
 )
 from trialrun.controller.verification.suspects import find_suspects
 
@@ -125,6 +127,8 @@ class Report:
         digest: Its last checkpoint's.
         results: One for each other run, in the order in which they were made.
         causes: What may be behind those that do not hold, the likeliest first.
+        is_repeatable: Whether the straight run gives the same bits once more; if not, no other was
+            made, as nothing could be seen in it.
     """
 
     slots: int
@@ -132,6 +136,7 @@ class Report:
     digest: str
     results: list[ScenarioResult]
     causes: list[str]
+    is_repeatable: bool
 
     @property
     def holds(self) -> bool:
@@ -167,6 +172,7 @@ class Verification:
         self._home = Home(folder=folder, database_url=database_url)
         make_home(self._home)
         self._database = Database.open(database_url, create=True)
+        self._changed: set[Change] = set()
 
     def run(self, on_result: Callable[[ScenarioResult], None]) -> Report:
         """Makes all runs.
@@ -183,15 +189,19 @@ class Verification:
         except RunFailedError as error:
             raise InvalidTrialError(f"The straight run failed: {error}") from error
         results = []
-        for scenario in plan_scenarios(self._ground(straight)):
-            results.append(self._result_of(scenario, straight))
-            on_result(results[-1])
+        for combination in plan_runs(self._ground(straight)):
+            for result in self._results_of(combination, straight):
+                results.append(result)
+                on_result(result)
+            if not _is_repeatable(results):
+                break
         return Report(
             slots=self._subject.config.slots,
             batches=straight.batches,
             digest=straight.digests[straight.batches],
             results=results,
             causes=self._causes(results, straight),
+            is_repeatable=_is_repeatable(results),
         )
 
     def _ground(self, straight: RunRecords) -> Ground:
@@ -207,6 +217,27 @@ class Verification:
             num_workers=straight.diaries.num_workers,
         )
 
+    def _results_of(
+        self, combination: Combination, straight: RunRecords
+    ) -> Iterator[ScenarioResult]:
+        """Tries scenarios together, and where that does not hold each for itself."""
+        scenarios = combination.scenarios
+        together = self._result_of(combination.run, straight)
+        if together.holds:
+            for scenario in combination.as_run:
+                yield dataclasses.replace(together, scenario=scenario)
+            return
+        if len(scenarios) == 1:
+            yield dataclasses.replace(together, scenario=scenarios[0])
+            return
+        has_parted = False
+        for scenario in scenarios:
+            result = self._result_of(scenario, straight)
+            has_parted |= not result.holds
+            yield result
+        if not has_parted:
+            yield together
+
     def _result_of(self, scenario: Scenario, straight: RunRecords) -> ScenarioResult:
         try:
             records, trial = self._records_of(scenario)
@@ -214,6 +245,7 @@ class Verification:
             return ScenarioResult(scenario=scenario, parting=None, failure=str(error))
         same_validations = scenario.validation_period is None
         parting = find_parting(straight, records, same_validations=same_validations)
+        self._changed |= set(records.diaries.changed)
         shutil.rmtree(get_experiment(self._database, trial.experiment_id).directory)
         return ScenarioResult(scenario=scenario, parting=parting)
 
@@ -238,6 +270,7 @@ class Verification:
             stop=leg.stop,
             num_workers=scenario.num_workers,
             last_batch=self._subject.total_batches - 1,
+            watches_state=scenario == STRAIGHT or scenario.num_workers == 0,
         )
         with prepared_attempt(self._database, trial.id, leg.processes) as prepared:
             result = run_attempt(
@@ -284,8 +317,8 @@ class Verification:
             return []
         return likely_causes(
             partings,
-            changed=straight.diaries.changed,
-            suspects=find_suspects(self._subject.trial_file),
+            changed=sorted({*straight.diaries.changed, *self._changed}),
+            suspects=find_suspects(self._subject.trial_file, Path.cwd()),
             nondeterministic=self._refused_operation(),
         )
 
@@ -296,6 +329,15 @@ class Verification:
         except RunFailedError as error:
             return str(error) if "deterministic: strict" in str(error) else None
         return None
+
+
+def _is_repeatable(results: list[ScenarioResult]) -> bool:
+    """Returns whether a run in which nothing was changed has learned the same."""
+    return not any(
+        result.parting is not None and bool(result.parting.records or result.parting.weights)
+        for result in results
+        if result.scenario.is_repeat
+    )
 
 
 def _partings(results: list[ScenarioResult]) -> Iterator[tuple[Scenario, Parting]]:

@@ -6,7 +6,7 @@ Listed here, so that opening an up-to-date database needs no alembic. A new revi
 
 from __future__ import annotations
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Oldest first."""
 
 HEAD = REVISIONS[-1]
