@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from trialrun.controller.engine.parallel.lines import PeerLostError
 from trialrun.controller.engine.parallel.slots import SlotError
 from trialrun.controller.launch.explaining import explain
 from trialrun.controller.launch.failures import Failure, FailureKind
@@ -40,8 +39,6 @@ def test_a_lost_loader_worker_is_a_lost_process(text: str, ending: str) -> None:
         "Process 1 lost a loader worker at batch 6: DataLoader worker (pid"
     )
     assert failure.message.endswith(f" {ending}.")
-    while_waiting = explained(PeerLostError(f"The connection to another process was lost: {text}"))
-    assert (while_waiting.kind, while_waiting.message) == (failure.kind, failure.message)
     in_slot = SlotError(2)
     in_slot.__cause__ = RuntimeError(text)
     assert explained(in_slot).kind is FailureKind.LOST

@@ -10,8 +10,10 @@ Nothing in it is unpickled as code: safetensors, ``torch.load(weights_only=True)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +70,14 @@ def read_contents(folder: Path) -> CheckpointContents:
     Raises:
         CheckpointError: A file is missing or cannot be read.
     """
-    try:
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-        extra_states = state.pop("model_extra_states")
+    with _readable(folder):
+        without_tensors = _read_state(folder, mmap=False)
+        extra_states = without_tensors.models
         models = [
             {**load_file(folder / name), **extra}
             for name, extra in zip(model_file_names(len(extra_states)), extra_states, strict=True)
         ]
-    except Exception as error:
-        raise CheckpointError(
-            f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
-        ) from error
-    return CheckpointContents(models=models, state=state, metadata=metadata)
+    return dataclasses.replace(without_tensors, models=models)
 
 
 def fits_safetensors(value: Any) -> bool:
@@ -91,21 +88,31 @@ def fits_safetensors(value: Any) -> bool:
 def read_state(folder: Path) -> CheckpointContents:
     """Reads a checkpoint without its tensors: they are read from the disk where they are looked at.
 
-    Of the models only what is no tensor is there.
+    Of the models only what is in no safetensors file is there.
 
     Raises:
         CheckpointError: A file is missing or cannot be read.
     """
+    with _readable(folder):
+        return _read_state(folder, mmap=True)
+
+
+def _read_state(folder: Path, *, mmap: bool) -> CheckpointContents:
+    metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    path = folder / STATE_FILE
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    models = state.pop("model_extra_states")
+    return CheckpointContents(models=models, state=state, metadata=metadata)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
     try:
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-        path = folder / STATE_FILE
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        extra_states = state.pop("model_extra_states")
+        yield
     except Exception as error:
         raise CheckpointError(
             f"Checkpoint {folder.name} in {folder.parent} cannot be read: {error}"
         ) from error
-    return CheckpointContents(models=extra_states, state=state, metadata=metadata)
 
 
 def model_file_names(count: int) -> list[str]:
