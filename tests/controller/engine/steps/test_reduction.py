@@ -127,3 +127,15 @@ def test_a_process_holds_few_vectors_at_a_time(slots_each: int) -> None:
             del vector
             alive = sum(reference() is not None for reference in references)
             assert 1 <= alive <= (aligned if rank == 0 else anywhere)
+
+
+def test_up_to_49_slots_need_no_more_where_slots_begin_at_no_subtree() -> None:
+    for num_slots in range(1, 50):
+        for size in (size for size in range(1, num_slots + 1) if num_slots % size == 0):
+            each = num_slots // size
+            for rank in range(size):
+                # While the last slot computes, the others of the process are in vectors.
+                first, last = rank * each, (rank + 1) * each - 1
+                for stop in range(first + 1, last + 1):
+                    num_vectors = len(waiting_nodes(num_slots, first, stop))
+                    assert num_vectors <= (each - 1).bit_length() + 1  # log2(q), rounded up

@@ -8,7 +8,7 @@ Parameters of one device and element type are summed as one vector, in buckets. 
 sparse gradient is summed by itself from then on, on every process alike.
 
 Memory, in copies of the gradients: the slot's own, which the next slot's replace; the vectors of
-the tree, at most log2(q) for a process's q slots; and within an aggregation window each process's
+the tree, about log2(q) for a process's q slots; and within an aggregation window each process's
 P-th of the sum over the batches so far.
 """
 
