@@ -29,6 +29,7 @@ STRAIGHT = RunRecords(
         changed=[],
         num_workers=0,
         num_validation_batches=2,
+        learns_from_validations=False,
     ),
 )
 

@@ -240,3 +240,36 @@ class Waited(Linear):
     diaries = read_diaries(tmp_path / "diaries")
     last = 4 if moment is Moment.TRAINING else 3
     assert max(batch for batch, _ in diaries.records) == last
+
+
+PLATEAU = """
+from trials.linear import Linear
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from trialrun import Callback, StepMode
+
+class Reducing(Linear):
+    def set_up(self):
+        self.reduction = self.context.wrap_lr_scheduler(
+            lambda: ReduceLROnPlateau(self.optimizer, patience=0), StepMode.MANUAL_STEP
+        )
+
+    def build_callbacks(self):
+        trial = self
+
+        class Reduce(Callback):
+            def on_validation_end(self, metrics):
+                trial.reduction.step(metrics["loss"])
+
+        return {"reduce": Reduce()}
+"""
+
+
+def test_a_scheduler_that_goes_by_validations_is_noted_and_its_handle_is_not_blamed(
+    tmp_path: Path,
+) -> None:
+    spec = make_spec(write_trial(tmp_path, PLATEAU), validation_period="2ba")
+    _, diaries = run(spec, tmp_path, watches_state=True)
+    assert diaries.learns_from_validations
+    assert diaries.changed == []
+    _, others = run(make_spec("linear.py"), tmp_path / "others", watches_state=True)
+    assert not others.learns_from_validations

@@ -21,6 +21,7 @@ GROUND = Ground(
     window=3,
     validation_period=6,
     validates=True,
+    learns_from_validations=False,
     num_workers=0,
 )
 
@@ -36,6 +37,7 @@ def grounds(draw: st.DrawFn) -> Ground:
         window=window,
         validation_period=max(total // 4 // window, 1) * window,
         validates=draw(st.booleans()),
+        learns_from_validations=draw(st.booleans()),
         num_workers=draw(st.none() | st.integers(0, 2)),
     )
 
@@ -148,3 +150,14 @@ def test_only_the_second_straight_run_is_a_repeat() -> None:
     scenarios = [s for c in plan_runs(GROUND) for s in c.scenarios]
     assert [s.name for s in scenarios if s.is_repeat] == ["once more"]
     assert STRAIGHT.is_repeat
+
+
+def test_a_trial_that_learns_from_validations_validates_at_the_same_batches() -> None:
+    ground = dataclasses.replace(GROUND, learns_from_validations=True)
+    for combination in plan_runs(ground):
+        for scenario in (combination.run, *combination.scenarios):
+            assert scenario.validation_period is None
+    (periods,) = (
+        s for c in plan_runs(ground) for s in c.scenarios if s.checkpoint_period is not None
+    )
+    assert periods.name == ("another checkpoint period (ReduceLROnPlateau learns from validations)")

@@ -42,12 +42,14 @@ class Diaries:
         changed: What training has changed of what the trial keeps.
         num_workers: Loader workers of the training data; None where the loader is not trialrun's.
         num_validation_batches: Batches that were evaluated by all slots.
+        learns_from_validations: Whether a scheduler goes by a metric.
     """
 
     records: dict[tuple[int, int], set[str]]
     changed: list[Change]
     num_workers: int | None
     num_validation_batches: int
+    learns_from_validations: bool
 
 
 def read_diaries(folder: Path) -> Diaries:
@@ -56,6 +58,7 @@ def read_diaries(folder: Path) -> Diaries:
     changed: dict[str, Change] = {}
     num_workers: int | None = None
     evaluated = 0
+    learns_from_validations = False
     for file in sorted(folder.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
@@ -67,9 +70,11 @@ def read_diaries(folder: Path) -> Diaries:
                 changed[name] = Change(name=name, keeper=keeper, is_saved=is_saved)
             num_workers = entry.get("num_workers", num_workers)
             evaluated += "evaluated" in entry
+            learns_from_validations |= entry.get("learns_from_validations", False)
     return Diaries(
         records=dict(records),
         changed=sorted(changed.values()),
         num_workers=num_workers,
         num_validation_batches=evaluated,
+        learns_from_validations=learns_from_validations,
     )

@@ -158,7 +158,8 @@ def _attributes(owner: Any) -> list[tuple[str, Any]]:
 def _held(context: TrialContext) -> set[int]:
     """Returns the ``id`` of all that checkpoints hold by themselves."""
     held: list[Any] = [context, *context.models, *context.optimizers, *context.scalers]
-    held += [wrapped.scheduler for wrapped in context.lr_schedulers]
+    for scheduler in context.lr_schedulers:  # the trial may have either
+        held += [scheduler, scheduler.scheduler]
     held += [wrapped.given for wrapped in context.reducers]
     for model in context.models:
         held += [*model.modules(), *model.parameters(), *model.buffers()]

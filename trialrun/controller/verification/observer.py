@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from trialrun._data_loader import DataLoader
 from trialrun._trial import Trial
 from trialrun.controller.checkpoints.contents import CheckpointContents
@@ -108,6 +110,7 @@ class _Watched:
             slot = self._runtime.context.slot
             self._diary.write(batch=batch_idx, slot=slot, records=fingerprint(batch))
             if self._observer.watches_state and self._kept is None:
+                self._diary.write(learns_from_validations=self._learns_from_validations)
                 self._kept = KeptState(
                     self._trial, self._runtime.context, self._callbacks, self._loaders
                 )
@@ -134,6 +137,11 @@ class _Watched:
             return evaluate(*arguments, **keywords)
 
         return seen
+
+    @property
+    def _learns_from_validations(self) -> bool:
+        schedulers = [wrapped.scheduler for wrapped in self._runtime.context.lr_schedulers]
+        return any(isinstance(each, ReduceLROnPlateau) for each in schedulers)
 
     @property
     def _slots(self) -> range:

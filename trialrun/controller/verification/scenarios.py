@@ -141,6 +141,8 @@ class Ground:
         window: Batches in an aggregation window.
         validation_period: In batches.
         validates: Whether the trial has validation data at all.
+        learns_from_validations: Whether a scheduler goes by a metric, so that validations at other
+            batches make another training.
         num_workers: Loader workers; None where the loader is not trialrun's, and stays as it is.
     """
 
@@ -150,6 +152,7 @@ class Ground:
     window: int
     validation_period: int
     validates: bool
+    learns_from_validations: bool
     num_workers: int | None
 
 
@@ -177,6 +180,9 @@ def plan_runs(ground: Ground) -> list[Combination]:
         validation_period=ground.validation_period + ground.window,
         checkpoint_period=2 * ground.window,
     )
+    if ground.learns_from_validations:
+        name = "another checkpoint period (ReduceLROnPlateau learns from validations)"
+        periods = dataclasses.replace(periods, name=name, validation_period=None)
     return [
         *(Combination(scenarios=tuple(run)) for run in ([once_more], *runs, [periods])),
         *_chains(_stops(ground), ground),

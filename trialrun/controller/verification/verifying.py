@@ -214,6 +214,7 @@ class Verification:
             window=subject.config.aggregation_frequency,
             validation_period=subject.validation_period,
             validates=straight.diaries.num_validation_batches > 0,
+            learns_from_validations=straight.diaries.learns_from_validations,
             num_workers=straight.diaries.num_workers,
         )
 
