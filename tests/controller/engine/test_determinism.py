@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch._dynamo
 from support import make_spec, run_session, write_trial
 
 from trialrun.controller.config import Deterministic, read_config
+from trialrun.controller.engine import determinism
 from trialrun.controller.engine.determinism import (
     CUBLAS_WORKSPACE,
     NondeterministicOperationError,
@@ -217,3 +219,14 @@ def test_a_warning_in_another_thread_finds_its_line(
     )
     run_session(make_spec(file, slots=4, hyperparameters={"batch_size": 1}), tmp_path)
     assert f"({file}:10)" in warned(caplog)[0]
+
+
+def test_before_torch_2_7_the_compilers_limit_has_its_older_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = types.SimpleNamespace(automatic_dynamic_shapes=True, fail_on_cache_limit_hit=False)
+    monkeypatch.setattr(determinism, "_compiler_config", lambda: old)
+    with kept_determinism():
+        make_deterministic(Deterministic.STRICT)
+        assert vars(old) == {"automatic_dynamic_shapes": False, "fail_on_cache_limit_hit": True}
+    assert vars(old) == {"automatic_dynamic_shapes": True, "fail_on_cache_limit_hit": False}

@@ -43,7 +43,9 @@ _UNREPEATABLE = re.compile(
 
 _FILTERED = ".* does not have a deterministic implementation"
 
-_COMPILER_SETTINGS = ("automatic_dynamic_shapes", "fail_on_recompile_limit_hit")
+_DYNAMIC_SHAPES = "automatic_dynamic_shapes"
+_LIMIT_FAILS = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")
+"""Of the compiler, since torch 2.7 and before."""
 
 
 class NondeterministicOperationError(TrialrunError):
@@ -71,9 +73,9 @@ def make_deterministic(mode: Deterministic, warns: bool = True) -> None:
     compiler = _compiler_config()
     # Else the second shape of a batch, such as that of a validation, brings a kernel for all
     # shapes, which rounds otherwise: after a resume other shapes may come first.
-    compiler.automatic_dynamic_shapes = False
+    setattr(compiler, _DYNAMIC_SHAPES, False)
     # Else what is compiled after a number of shapes is not compiled at all.
-    compiler.fail_on_recompile_limit_hit = is_strict
+    setattr(compiler, _limit_fails(compiler), is_strict)
     if not is_strict:
         shown = warnings.showwarning
         if not isinstance(shown, _OperationWarnings):
@@ -92,7 +94,8 @@ def kept_determinism() -> Iterator[None]:
     )
     workspace = os.environ.get(CUBLAS_WORKSPACE)
     compiler = _compiler_config()
-    compiled = {name: getattr(compiler, name) for name in _COMPILER_SETTINGS}
+    names = (_DYNAMIC_SHAPES, _limit_fails(compiler))
+    compiled = {name: getattr(compiler, name) for name in names}
     shown = warnings.showwarning
     try:
         yield
@@ -171,6 +174,11 @@ def _compiler_config() -> Any:
     import torch._dynamo.config
 
     return torch._dynamo.config
+
+
+def _limit_fails(compiler: Any) -> str:
+    """Returns what torch calls the setting that makes an error of too many shapes."""
+    return next(name for name in _LIMIT_FAILS if hasattr(compiler, name))
 
 
 def _is_ours(entry: tuple[Any, ...]) -> bool:
