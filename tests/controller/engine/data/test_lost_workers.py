@@ -102,6 +102,18 @@ def test_an_error_of_the_dataset_is_no_loss() -> None:
         next_batch(records)
 
 
+@pytest.mark.parametrize("workers", [4, [threading.current_thread()]])
+def test_an_error_of_a_loader_with_other_workers_is_its_own(workers: object) -> None:
+    class Unreadable(Iterator[int]):
+        _workers = workers
+
+        def __next__(self) -> int:
+            raise FileNotFoundError(2, "records.bin")
+
+    with pytest.raises(FileNotFoundError, match="records.bin"):
+        next_batch(Unreadable())
+
+
 def test_handlers_of_others_stay() -> None:
     def own(*_: object) -> None:
         raise AssertionError("no child has ended")

@@ -11,7 +11,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import connection
-from typing import TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 from torch._C import _error_if_any_worker_fails
 from torch.utils.data._utils import signal_handling
@@ -52,9 +53,17 @@ def next_batch(batches: Iterator[T]) -> T:
         return next(batches)
     except (OSError, EOFError) as error:
         # It may have died while it handed a batch over, and is no more when this is looked at.
-        workers = {worker.sentinel: worker for worker in getattr(batches, "_workers", ())}
+        workers: dict[Any, BaseProcess] = {each.sentinel: each for each in _workers(batches)}
         for sentinel in connection.wait(list(workers), _LAST_BREATH_SECONDS):
             raise RuntimeError(
                 f"DataLoader worker (pid {workers[sentinel].pid}) exited unexpectedly"
             ) from error
         raise
+
+
+def _workers(batches: Iterator[object]) -> list[BaseProcess]:
+    """Returns the processes of torch's iterator; another may call anything its workers."""
+    workers = getattr(batches, "_workers", None)
+    if not isinstance(workers, list):
+        return []
+    return [worker for worker in workers if isinstance(worker, BaseProcess)]
