@@ -270,6 +270,25 @@ def test_one_slot_may_change_its_gradients_between_the_pass_and_the_step() -> No
     both(train_batch, 4)
 
 
+@pytest.mark.parametrize("how", ["data", "numpy"])
+def test_a_change_that_no_version_of_a_tensor_tells_of_is_noticed(how: str) -> None:
+    def train_batch(process: Process, batch: int, slot: int) -> Iterator[int]:
+        process.backward(process.loss(batch, slot))
+        gradient = process.layers[1].weight.grad
+        assert gradient is not None
+        if batch > 0 and slot == 3:
+            version = gradient._version
+            if how == "data":
+                gradient.data.clamp_(-1.0, 1.0)
+            else:
+                gradient.numpy()[2, 3] = -0.5
+            assert gradient._version == version
+        yield 0
+
+    both(train_batch, 2)
+    both(train_batch, 4)
+
+
 def test_after_three_surprises_sums_wait_for_their_steps() -> None:
     def train_batch(process: Process, batch: int, slot: int) -> Iterator[int]:
         process.backward(process.loss(batch, slot))

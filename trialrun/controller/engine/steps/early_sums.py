@@ -36,6 +36,7 @@ from trialrun.controller.engine.steps.gradient_vectors import (
     Summand,
     flat,
     owned_memory,
+    write_flats,
 )
 from trialrun.controller.engine.steps.reduction import Share
 
@@ -220,6 +221,7 @@ class EarlySum:
         self.divisor = divisor
         self._exchange = exchange
         self._sender = sender
+        self._launching = threading.Lock()
         self._groups = list(gradients.groups)
         self._buckets = [
             _EarlyBucket(group, index, divisor)
@@ -286,14 +288,16 @@ class EarlySum:
     def _is_ready(self, parameter: torch.nn.Parameter) -> None:
         if not self._is_in_pass:
             return
-        for bucket in self._of_parameter[parameter]:
-            bucket.num_missing -= 1
-        # In one order on all processes, in whichever the gradients come.
-        while (
-            self._num_launched < len(self._buckets)
-            and self._buckets[self._num_launched].num_missing <= 0
-        ):
-            self._launch_next()
+        # Of a model that is spread over devices, autograd computes on a thread for each.
+        with self._launching:
+            for bucket in self._of_parameter[parameter]:
+                bucket.num_missing -= 1
+            # In one order on all processes, in whichever the gradients come.
+            while (
+                self._num_launched < len(self._buckets)
+                and self._buckets[self._num_launched].num_missing <= 0
+            ):
+                self._launch_next()
 
     def _launch_next(self) -> None:
         bucket = self._buckets[self._num_launched]
@@ -337,40 +341,45 @@ class _EarlyBucket(Bucket):
         self.total = None
         self.num_missing = len(self.parameters)
         self._waiting: list[Summand] = []
-        self._taken: list[tuple[torch.Tensor, int] | None] | None = None
+        self._taken: torch.Tensor | None = None
 
     def take_gradients(self, summands: dict[GradientGroup, list[Summand]]) -> None:
-        """Notes the gradients as they are, for ``pack``.
+        """Copies the gradients as they are, for ``pack``.
 
         Args:
             summands: For each group what this process sends, where it is known; shared by buckets.
         """
-        gradients = [parameter.grad for parameter in self.parameters]
-        self._taken = [None if each is None else (each, each._version) for each in gradients]
-        if any(each is not None and each.is_sparse for each in gradients):
-            self._taken = None
+        self._taken = taken = self._gradients()
+        if taken is None:
             return
-        orders = [self.group.orders[piece.place] for piece in self._segment.pieces]
-        owned = owned_memory(gradients, self.parameters, orders)
-        flats = [None if gradient is None else flat(gradient) for gradient in owned]
         if self.group not in summands:
             summands[self.group] = self.group.summands_with(LastSummand())
         self._waiting = [
-            each.with_flats(flats) if isinstance(each, LastSummand) else each
+            each.with_elements(taken) if isinstance(each, LastSummand) else each
             for each in summands[self.group]
         ]
 
     def is_true(self) -> bool:
-        """Whether the gradients are those that were noted."""
+        """Whether the gradients are, bit by bit, those that were copied.
+
+        A tensor's version does not tell: what is written through ``data`` or numpy leaves it.
+        """
         if self._taken is None:
             return False
-        for parameter, taken in zip(self.parameters, self._taken, strict=True):
-            gradient = parameter.grad
-            if (None if gradient is None else (id(gradient), gradient._version)) != (
-                None if taken is None else (id(taken[0]), taken[1])
-            ):
-                return False
-        return True
+        now = self._gradients()
+        return now is not None and torch.equal(now.view(torch.uint8), self._taken.view(torch.uint8))
+
+    def _gradients(self) -> torch.Tensor | None:
+        """Returns a copy of the gradients, end to end; None: one is sparse."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        if any(each is not None and each.is_sparse for each in gradients):
+            return None
+        orders = [self.group.orders[piece.place] for piece in self._segment.pieces]
+        owned = owned_memory(gradients, self.parameters, orders)
+        elements = self.like.new_empty(self.length)
+        flats = [None if gradient is None else flat(gradient) for gradient in owned]
+        write_flats(self._segment, flats, elements)
+        return elements
 
     def pack(self, rows: Sequence[torch.Tensor]) -> None:
         """Writes this process's nodes; zeros where it has nothing to say."""

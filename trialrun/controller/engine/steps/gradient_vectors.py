@@ -153,29 +153,30 @@ class LastSummand(Summand):
     """The last slot's gradients of one bucket, and what the tree adds to their left.
 
     Args:
-        flats: For each piece of the bucket the gradient, flat; None where there is none.
+        elements: A copy of the gradients, as long as the bucket's segment; None: not known yet.
         lefts: The sums over slots before it, the nearest first.
     """
 
     def __init__(
-        self, flats: Sequence[torch.Tensor | None] = (), lefts: tuple[Vector, ...] = ()
+        self, elements: torch.Tensor | None = None, lefts: tuple[Vector, ...] = ()
     ) -> None:
-        super().__init__(flats)
+        super().__init__(())
+        self._elements = elements
         self._lefts = lefts
 
     def after(self, left: Summand) -> LastSummand:
         """Returns the sum of another node, which has a vector, and this one."""
-        assert left.vector is not None and self.flats is not None
-        return LastSummand(self.flats, (*self._lefts, left.vector))
+        assert left.vector is not None
+        return LastSummand(self._elements, (*self._lefts, left.vector))
 
-    def with_flats(self, flats: Sequence[torch.Tensor | None]) -> LastSummand:
-        """Returns the same for another bucket."""
-        return LastSummand(flats, self._lefts)
+    def with_elements(self, elements: torch.Tensor) -> LastSummand:
+        """Returns the same for a bucket."""
+        return LastSummand(elements, self._lefts)
 
     def write(self, segment: Segment, row: torch.Tensor) -> None:
         """Writes the sum over the node's slots to a row as long as the segment."""
-        assert self.flats is not None
-        write_flats(segment, self.flats, row)
+        assert self._elements is not None
+        row.copy_(self._elements)
         for left in self._lefts:
             row.add_(left.elements[segment.start : segment.stop])
 
