@@ -314,6 +314,19 @@ def test_modules_below_the_working_directory_come_after_neighbours(
     assert module.inner_part.WHERE == "package"
 
 
+def test_the_folder_of_the_file_comes_first_also_where_it_is_searched_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = tmp_path / "src"
+    beside.mkdir()
+    path = write_trial(beside, "from trialrun import Trial\n" + trial("Known"), "known_trial.py")
+    monkeypatch.setattr(sys, "path", ["/first", str(beside), "/last"])
+    load_trial_class(path, None, tmp_path)
+    assert sys.path == ["/first", str(beside), str(tmp_path), "/last"]
+    load_trial_class(path, None, tmp_path)
+    assert sys.path == ["/first", str(beside), str(tmp_path), "/last"]
+
+
 def test_a_working_directory_that_is_gone_matters_only_where_it_is_needed(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     path = write_trial(tmp_path, "from trialrun import Trial\n" + trial("Alone"), "alone_trial.py")

@@ -77,9 +77,13 @@ def load_trial_class(
 
 
 def _search_first(folders: list[Path]) -> None:
-    """Puts folders first on ``sys.path``, in their order, where they are not there yet."""
-    known = set(sys.path)
-    sys.path[:0] = [name for name in dict.fromkeys(map(str, folders)) if name not in known]
+    """Puts folders on ``sys.path`` where they are not there yet: first, and in their order."""
+    place = 0
+    for name in map(str, folders):
+        if name not in sys.path:
+            sys.path.insert(place, name)
+        # Behind it, also where it was there before, as a script's own folder is.
+        place = sys.path.index(name) + 1
 
 
 def _is_trial(value: object) -> TypeIs[type[Trial]]:
