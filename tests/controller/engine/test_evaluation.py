@@ -274,7 +274,8 @@ class Full(Linear):
 """,
         )
     assert str(caught.value) == (
-        "evaluate_full_dataset returned a float. Return a dictionary of metric names and numbers."
+        "evaluate_full_dataset returned a float. Return a dictionary of metric names and numbers, "
+        "or one scalar tensor, the loss."
     )
 
 
