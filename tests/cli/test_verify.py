@@ -164,6 +164,7 @@ def test_a_trial_that_reads_the_clock_is_found_and_the_line_is_named(tmp_path: P
     result = place.run("verify", "trial.py:Timed", "--slots", "1", "--batches", "4", "--json")
     assert result.code == 1, result.err
     # What differs from itself tells nothing in any other way.
+    assert not result.json["is_repeatable"]
     (first,) = result.json["scenarios"]
     assert (first["name"], first["holds"]) == ("once more", False)
     assert first["parting"]["records"] is None

@@ -150,6 +150,7 @@ class Report:
             "slots": self.slots,
             "batches": self.batches,
             "digest": self.digest,
+            "is_repeatable": self.is_repeatable,
             "scenarios": [result.to_json() for result in self.results],
             "causes": self.causes,
         }
