@@ -42,6 +42,12 @@ ENDS = {
 }
 
 
+def _hear_all_signals() -> None:
+    # Where the tests run in the background, some are ignored, and would be so in what they start.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def told_by(
     arguments: list[str], folder: Path, environment: dict[str, str], *, is_forked: bool
 ) -> tuple[str, str, int]:
@@ -64,6 +70,7 @@ def told_by(
                 stdout=to_out,
                 stderr=to_err,
                 start_new_session=True,
+                preexec_fn=_hear_all_signals,
             )
     (printed, errors), has_ended = read_to_end([out, err])
     assert has_ended

@@ -69,7 +69,6 @@ class EarlySums:
         self, tensors: TensorCollectives, slots: Slots, prepare_thread: Callable[[], None]
     ) -> None:
         self._exchange = ThroughCollectives(tensors)
-        self._size = tensors.size
         self._slots = slots
         self._sender = _Sender(prepare_thread)
         self._num_passes = 0
