@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import inspect
 import sys
+import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from trialrun._trial import Trial
 from trialrun.controller.verification.fingerprints import plain_attributes, sampled_fingerprint
 
 _PACKAGES = {"site-packages", "dist-packages"}
+_INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib")}
 _MOST_DEPTH = 4  # of dictionaries in a state, in which attributes are looked for
 
 
@@ -145,7 +147,7 @@ def _own_modules(trial_class: type[Trial]) -> list[types.ModuleType]:
             continue
         path = Path(file)
         is_own = any(folder in path.parents for folder in folders)
-        is_installed = _PACKAGES & set(path.parts) or Path(sys.prefix) in path.parents
+        is_installed = _PACKAGES & set(path.parts) or _INSTALLED & set(path.parents)
         if is_own and not is_installed and module.__name__.partition(".")[0] != "trialrun":
             found.append(module)
     return found

@@ -93,15 +93,20 @@ class EarlySums:
         self._launch_before(self._num_passes + 1)
         self._is_first_step = True
 
-    def note(self, gradients: GradientSum) -> Note:
-        """Waits for what was begun of an optimizer; called as its last slot puts in gradients."""
+    def note(self, gradients: GradientSum, *, has_others: bool) -> Note:
+        """Waits for what was begun of an optimizer; called as its last slot puts in gradients.
+
+        Args:
+            gradients: Of the optimizer.
+            has_others: Whether its parameters are others than before.
+        """
         early = self._find(gradients)
         is_void = False
         if early is not None and not early.was_asked_for:
             early.was_asked_for = True
             self._launch_before(early.backward_pass + 1)
             self._sender.wait()
-            is_void = not early.is_true()
+            is_void = has_others or early.is_outdated or not early.is_true()
         backward_pass = self._num_passes if self._is_first_step else 0
         self._is_first_step = False
         return Note(backward_pass, is_void)
@@ -132,7 +137,7 @@ class EarlySums:
         if early.is_used or early.divisor != divisor:
             return None
         early.is_used = True
-        if any(note.is_void for note in notes) or early.is_outdated:
+        if any(note.is_void for note in notes):
             self._give_up(early)
             return None
         return early
@@ -447,7 +452,10 @@ class _Sender:
             self._jobs.put(None)
 
     def _serve(self) -> None:
-        self._prepare_thread()
+        try:
+            self._prepare_thread()
+        except BaseException as failure:  # told where it is waited for
+            self._failure = failure
         while (job := self._jobs.get()) is not None:
             job()
 

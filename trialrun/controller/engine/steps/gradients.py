@@ -101,10 +101,10 @@ class GradientSum:
         """
         is_first = slot == self._share.slots.start
         is_last = slot == self._share.slots[-1]
-        if is_last and self._early is not None:
-            self._note = self._early.note(self)
-        self._num_deposited += 1
         grouped = [(id(p), p.device, p.dtype) for p in parameters]
+        if is_last and self._early is not None:
+            self._note = self._early.note(self, has_others=grouped != self._grouped)
+        self._num_deposited += 1
         if is_first and grouped != self._grouped:
             self._group(parameters)
             self._grouped = grouped
