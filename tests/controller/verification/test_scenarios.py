@@ -107,9 +107,9 @@ def test_a_run_is_stopped_wherever_state_may_be_lost() -> None:
             "killed in an epoch, batch 12",
             "killed while a checkpoint is written, batch 15",
             "paused during a validation, batch 18",
-            "paused in an epoch, batch 20",
         ],
         ["killed during a validation, batch 12", "paused in an aggregation window, batch 12"],
+        ["paused in an epoch, batch 20"],
     ]
 
 

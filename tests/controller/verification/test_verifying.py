@@ -103,3 +103,20 @@ def test_what_does_not_hold_together_is_tried_alone_and_never_forgotten(
     straight: Any = None
     results = list(verification._results_of(PAIR, straight))
     assert [(r.scenario.name, r.scenario.processes, r.holds) for r in results] == expected
+
+
+def test_stops_that_come_otherwise_than_planned_say_nothing_about_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verification = verification_of(tmp_path)
+    failure = "it ended before the stop that was planned"
+
+    def result_of(scenario: Scenario, straight: Any) -> ScenarioResult:
+        if scenario in PAIR.scenarios:
+            return ScenarioResult(scenario=scenario, parting=EQUAL)
+        return ScenarioResult(scenario=scenario, parting=None, failure=failure)
+
+    monkeypatch.setattr(verification, "_result_of", result_of)
+    straight: Any = None
+    results = list(verification._results_of(PAIR, straight))
+    assert [(r.scenario, r.holds) for r in results] == [(s, True) for s in PAIR.scenarios]

@@ -35,8 +35,9 @@ class Stop:
             processes: P. Among several a wish is heard one batch later than by one.
             window: Batches in an aggregation window, whose end a pause waits for.
         """
-        if self.is_kill or self.moment is Moment.VALIDATION:
+        if self.is_kill:
             return self.batch
+        # One that comes with the last batch of a validation is heard in the next batch of training.
         heard = self.batch + (1 if processes == 1 else 2)
         return -(-heard // window) * window
 

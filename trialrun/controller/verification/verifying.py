@@ -48,6 +48,9 @@ from trialrun.controller.verification.scenarios import (
 from trialrun.controller.verification.suspects import find_suspects
 
 
+_STOP_MISSED = "it ended before the stop that was planned"
+
+
 class InterruptedVerificationError(TrialrunError):
     """The user has stopped the verification; there is no result."""
 
@@ -237,7 +240,8 @@ class Verification:
             result = self._result_of(scenario, straight)
             has_parted |= not result.holds
             yield result
-        if not has_parted:
+        # That stops come otherwise than planned says nothing about the trial.
+        if not has_parted and together.failure != _STOP_MISSED:
             yield together
 
     def _result_of(self, scenario: Scenario, straight: RunRecords) -> ScenarioResult:
@@ -291,7 +295,7 @@ class Verification:
         if failure is not None and not (is_kill and failure.kind is FailureKind.LOST):
             raise RunFailedError(failure.message)
         if leg.stop is not None and result.end is AttemptEnd.COMPLETED:
-            raise RunFailedError("it ended before the stop that was planned")
+            raise RunFailedError(_STOP_MISSED)
         return result.end
 
     def _config_of(self, scenario: Scenario) -> ExperimentConfig:
