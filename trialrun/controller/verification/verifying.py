@@ -47,7 +47,6 @@ from trialrun.controller.verification.scenarios import (
 )
 from trialrun.controller.verification.suspects import find_suspects
 
-
 _STOP_MISSED = "it ended before the stop that was planned"
 
 
