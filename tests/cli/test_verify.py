@@ -133,9 +133,9 @@ def test_a_good_trial_is_equal_in_every_way_and_leaves_nothing(tmp_path: Path) -
         ("paused at an epoch's end, batch 2", [1, 2]),
         ("killed during a validation, batch 4", [2, 1]),
         ("killed while a checkpoint is written, batch 5", [1, 2]),
-        ("paused during a validation, batch 6", [2, 1]),
-        ("paused in an epoch, batch 6", [1, 2]),
         ("killed in an epoch, batch 4", [2, 1]),
+        ("paused during a validation, batch 6", [1, 2]),
+        ("paused in an epoch, batch 6", [1, 2]),
     ]
     assert all(s["holds"] and s["failure"] is None for s in report["scenarios"])
     assert leftovers(place) == []

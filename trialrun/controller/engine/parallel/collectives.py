@@ -234,7 +234,8 @@ class ProcessGroup(Collectives):
                 lines.close()
         self._tensors = _GroupTensors(device, None)
         self._early: _GroupTensors | None = None
-        if self.shared_memory is None:
+        # On the cores of one machine, which all compute, there is nothing to win.
+        if device.type != "cpu" or not shares_memory:
             self.early = self._early = _GroupTensors(device, dist.new_group())
 
     def _new_lines(self) -> Lines:
